@@ -1,0 +1,18 @@
+"""gflow: gradient flow of Equinox models, from tiny initial scales to losses far below 1e-100."""
+
+from . import validate as _validate
+
+_validate.require_x64()
+
+from . import limits as limits, losses as losses, metrics as metrics, models as models  # noqa: E402
+from .clocks import (  # noqa: E402
+    decades as decades,
+    LogTimeClock as LogTimeClock,
+    LossClock as LossClock,
+    TimeClock as TimeClock,
+)
+from .solve import FlowError as FlowError, gradient_flow as gradient_flow  # noqa: E402
+from .status import Status as Status  # noqa: E402
+from .trajectory import Trajectory as Trajectory  # noqa: E402
+
+__version__ = "0.1.0"

@@ -1,0 +1,113 @@
+"""Coordinates in which the flow of a model is well conditioned.
+
+A chart says how to read a model from its coordinates and with which velocity they move,
+da / d tau = M(a)^-1 grad_a gamma, where M is the metric that the Euclidean metric of the parameters becomes in the
+chart. A model names its chart by a method `chart()`; one without it runs in its parameters as they are.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+
+class Velocity(NamedTuple):
+    """da / d tau = exp(log_speed) * direction, and slope = grad_a gamma . direction.
+
+    The speed is apart because it may lie outside float64: it holds a factor scale^(depth-2).
+    """
+
+    direction: Float[Array, " P"]
+    log_speed: Float[Array, ""]
+    slope: Float[Array, ""]
+
+
+class AbstractChart(eqx.Module):
+    """Coordinates of `template`, a model whose other leaves (not trained) stay as they are."""
+
+    template: eqx.AbstractVar[Any]
+
+    @abc.abstractmethod
+    def coordinates(self) -> Float[Array, " P"]:
+        """The coordinates of the template."""
+
+    @abc.abstractmethod
+    def at(self, a: Float[Array, " P"]) -> Any:
+        """The model with coordinates `a`."""
+
+    @abc.abstractmethod
+    def velocity(self, a: Float[Array, " P"], X: Array, c: Float[Array, " N"]) -> Velocity:
+        """Velocity of the coordinates, given c_n = d gamma / d f_n."""
+
+    @abc.abstractmethod
+    def length(self, a: Float[Array, " P"]) -> Float[Array, ""]:
+        """The root mean square change of the coordinates that counts as one unit of arc length."""
+
+    @abc.abstractmethod
+    def error(self, e: Float[Array, " P"], a0: Float[Array, " P"], a1: Float[Array, " P"]) -> Float[Array, ""]:
+        """Relative size of an error `e` made on the step from `a0` to `a1`."""
+
+    def outputs(self, a: Float[Array, " P"], X: Array) -> Float[Array, " N"]:
+        return jax.vmap(self.at(a))(X)
+
+    def readout(self, a: Float[Array, " P"]) -> Array | None:
+        """beta of the model, if it has one: users read it, so its digits are watched."""
+        return getattr(self.at(a), "beta", None)
+
+
+class EuclideanChart(AbstractChart):
+    """The parameters themselves: every floating-point array of the module.
+
+    Paths are measured relative to the norm of all parameters, so that a growth by e takes a unit of arc length
+    whatever the scale. `floor` replaces that norm where a flow starts at zero.
+    """
+
+    template: Any
+    floor: Float[Array, ""]
+
+    def _split(self):
+        return eqx.partition(self.template, eqx.is_inexact_array)
+
+    def coordinates(self):
+        return ravel_pytree(self._split()[0])[0]
+
+    def at(self, a):
+        trained, rest = self._split()
+        return eqx.combine(ravel_pytree(trained)[1](a), rest)
+
+    def velocity(self, a, X, c):
+        _, pull = jax.vjp(lambda b: self.outputs(b, X), a)
+        (v,) = pull(c)
+        top = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
+        direction = v / top
+        return Velocity(direction, jnp.log(top), top * jnp.sum(direction**2))
+
+    def length(self, a):
+        return jnp.sqrt(jnp.mean(a**2) + self.floor**2)
+
+    def error(self, e, a0, a1):
+        # Relative to each array, so that a small layer keeps its digits beside a large one.
+        sizes = [leaf.size for leaf in jax.tree.leaves(self._split()[0])]
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        mean = lambda v: jax.ops.segment_sum(v, owner, len(sizes)) / np.asarray(sizes, float)
+        scale = jnp.sqrt(jnp.maximum(mean(a0**2), mean(a1**2)))[owner]
+        ratio = jnp.where(e == 0, 0.0, e / jnp.where(scale > 0, scale, jnp.finfo(e.dtype).tiny))
+        return jnp.sqrt(jnp.max(mean(ratio**2)))
+
+
+def chart_of(model: Any, X: Array, y: Array, loss: Any) -> AbstractChart:
+    """The chart that the model names, or its parameters as they are."""
+    if hasattr(model, "chart"):
+        return model.chart()
+    chart = EuclideanChart(model, jnp.asarray(0.0))
+    a = chart.coordinates()
+    # From exactly zero, a unit of arc length is what would change gamma by one.
+    v = jax.grad(lambda b: loss.neg_log(chart.outputs(b, X), y))(a)
+    size = jnp.sqrt(jnp.sum(v**2))
+    unit = 1.0 / (jnp.where(size > 0, size, 1.0) * np.sqrt(a.size))
+    return EuclideanChart(model, jax.lax.stop_gradient(jnp.where(jnp.any(a != 0), 0.0, unit)))

@@ -1,0 +1,289 @@
+"""One loop for everything: it takes one step of a Diffrax solver at a time and looks.
+
+Where a step passes a save point, the point is found on the dense output, a step of full order is taken to it from the
+start of the step, and a last linear correction along the flow lands on it. The path itself is never shortened by save
+points, and a step that passes the stop is not kept: whoever resumes repeats it and finds the same path, bit for bit.
+"""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .clocks import AbstractClock
+from .flow import Flow, Sight
+from .losses import Square
+from .solvers import first_step, StepControl
+from .status import Status
+
+# F is brought back to size one when it leaves exp(+-_GAUGE_RANGE).
+_GAUGE_RANGE = 60.0
+_EPS = float(jnp.finfo(jnp.float64).eps)
+
+
+class Position(eqx.Module):
+    """Where the integration stands: all that is needed to go on exactly."""
+
+    state: Float[Array, " P+1"]
+    gauge: Float[Array, ""]
+    sight: Sight
+    h: Float[Array, ""]
+    control: Any
+    solver: Any
+    restart: Bool[Array, ""]
+    steps: Int[Array, ""]
+    rejected: Int[Array, ""]
+    status: Int[Array, ""]
+
+    @property
+    def gamma(self) -> Float[Array, ""]:
+        return self.sight.gamma
+
+    @property
+    def log_time(self) -> Float[Array, ""]:
+        return jnp.log(self.state[-1]) + self.gauge + self.gamma
+
+
+class Saves(eqx.Module):
+    """What has been passed: a row per save point, NaN where not reached."""
+
+    coordinates: Float[Array, "S P"]
+    gamma: Float[Array, " S"]
+    log_time: Float[Array, " S"]
+    filled: Int[Array, ""]
+
+
+def empty_saves(count: int, size: int) -> Saves:
+    nan = jnp.full((count,), jnp.nan)
+    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.asarray(0))
+
+
+def _terms(flow: Flow) -> diffrax.ODETerm:
+    return diffrax.ODETerm(flow.field)
+
+
+def _with_tolerances(solver: Any, flow: Flow, state: Array, rtol: Array) -> Any:
+    """Implicit Diffrax solvers: Newton is asked for a share of `rtol`, relative to each coordinate's own scale."""
+    if not isinstance(solver, diffrax.AbstractImplicitSolver):
+        return solver
+    unset = [n for n in ("rtol", "atol", "norm") if not _is_set(getattr(solver.root_finder, n))]
+    size = jnp.sqrt(jnp.mean(state[:-1] ** 2)) + flow.chart.length(state[:-1]) * 1e-3
+    scale = jnp.append(jnp.broadcast_to(size, state[:-1].shape), jnp.abs(state[-1]) + 1e-3)
+    values = {"rtol": rtol, "atol": jax.lax.stop_gradient(rtol * scale), "norm": lambda v: jnp.sqrt(jnp.mean(v**2))}
+    return eqx.tree_at(
+        lambda s: tuple(getattr(s.root_finder, n) for n in unset), solver, tuple(values[n] for n in unset)
+    )
+
+
+def _is_set(value: Any) -> bool:
+    return callable(value) or isinstance(value, float | int) or eqx.is_array(value)
+
+
+def start(flow: Flow, solver: Any, rtol: Array) -> Position:
+    """The initial position. Its status says at once if the flow cannot leave it."""
+    a = flow.chart.coordinates()
+    rate = flow.rate(a)
+    gauge = jax.lax.stop_gradient(rate.log_tau)
+    state = jnp.append(a, 0.0)
+    sight = flow.sight(a)
+    h = first_step(flow, a)
+    solver_ = _with_tolerances(solver, flow, state, rtol)
+    terms = _terms(flow)
+    moves = jnp.all(jnp.isfinite(rate.coordinates)) & jnp.isfinite(h) & jnp.isfinite(sight.gamma)
+    return Position(
+        state=state,
+        gauge=gauge,
+        sight=sight,
+        h=h,
+        control=StepControl(rtol).init(terms, h, _order(solver, terms)),
+        solver=solver_.init(terms, jnp.zeros(()), h, state, gauge),
+        restart=jnp.asarray(False),
+        steps=jnp.asarray(0),
+        rejected=jnp.asarray(0),
+        status=jnp.where(moves, Status.running, Status.stationary_start),
+    )
+
+
+def _order(solver: Any, terms: Any) -> int:
+    order = solver.error_order(terms)
+    assert order is not None
+    return order
+
+
+def advance(
+    flow: Flow,
+    position: Position,
+    saves: Saves,
+    clock: AbstractClock,
+    targets: Float[Array, " S"],
+    solver: Any,
+    rtol: Float[Array, ""],
+    budget: Int[Array, ""],
+    max_steps: Int[Array, ""],
+) -> tuple[Position, Saves]:
+    """Take up to `budget` steps, or stop where the last of `targets` (inner coordinates of `clock`) is passed."""
+    targets = jax.lax.stop_gradient(targets)
+    terms = _terms(flow)
+    order = _order(solver, terms)
+    zero = jnp.zeros(())
+    last = targets.shape[0]
+    until = position.steps + position.rejected + budget
+
+    def value(state, gauge):
+        """The clock's inner coordinate."""
+        a = state[:-1]
+        return flow.gamma(a) if clock.counts_loss else flow.log_time(state, gauge)
+
+    def take(p: Position, h):
+        ready = _with_tolerances(solver, flow, p.state, rtol)
+        return ready.step(
+            terms, zero, h, p.state, p.gauge, p.solver, made_jump=p.restart
+        )
+
+    def distance(reached, target):
+        # In time the difference is taken of t itself: log t is -inf at the start.
+        return reached - target if clock.counts_loss else jnp.expm1(reached - target)
+
+    def save(p: Position, saves: Saves, dense) -> Saves:
+        """Fill one slot whose point lies within the step from `p`."""
+        target = targets[saves.filled]
+        at = lambda x: distance(value(dense.evaluate(x * p.h), p.gauge), target)
+        x = jax.lax.stop_gradient(_root(at))
+        landed = take(p, jax.lax.stop_gradient(p.h) * x)[0]
+        a = landed[:-1]
+        rate = flow.rate(a)
+        speed = rate.gamma if clock.counts_loss else jnp.exp(rate.log_tau - p.gauge) / landed[-1]
+        # The dense output is less accurate than the step: what is left is small, and its square below tolerance.
+        ds = (target - value(landed, p.gauge)) / speed
+        ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < p.h), ds, 0.0)
+        landed = landed + ds * flow.field(zero, landed, p.gauge)
+        k = saves.filled
+        return Saves(
+            saves.coordinates.at[k].set(landed[:-1]),
+            saves.gamma.at[k].set(flow.gamma(landed[:-1])),
+            saves.log_time.at[k].set(flow.log_time(landed, p.gauge)),
+            k + 1,
+        )
+
+    def body(carry):
+        p, saves = carry
+        y1, e, dense_info, solver_state, result = take(p, p.h)
+        e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
+        size, sight = flow.error(e, p.state, p.sight, y1)
+        size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
+        keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
+        # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
+        noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
+        rises = ~(sight.gamma >= p.gamma - noise)
+        h_next = jnp.where(keep & rises, 0.3 * p.h, h_next)
+        keep = keep & ~rises
+        dense = solver.interpolation_cls(t0=zero, t1=p.h, **dense_info)
+        reached = jax.lax.stop_gradient(value(y1, p.gauge))
+
+        def pending(saves):
+            k = jnp.minimum(saves.filled, last - 1)
+            return keep & (saves.filled < last) & (distance(reached, targets[k]) >= 0)
+
+        # Inside a branch, or XLA hoists parts of the landing step out of the loop and into every step.
+        fill = lambda saves: jax.lax.while_loop(pending, lambda s: save(p, s, dense), saves)
+        saves = jax.lax.cond(pending(saves), fill, lambda saves: saves, saves)
+        done = saves.filled == last
+        moved = keep & ~done
+        size = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
+        stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * size)
+        # A loss that is all rounding says nothing any more (residuals of the square loss).
+        stalled = stalled | (h_next < 1e-300) | (sight.rounding > 0.5)
+        far = jnp.abs(jnp.log(y1[-1])) > _GAUGE_RANGE
+        shift = jax.lax.stop_gradient(jnp.where(moved & far, jnp.log(y1[-1]), 0.0))
+        pick = lambda new, old: jax.tree.map(lambda n, o: jnp.where(moved, n, o), new, old)
+        status = jnp.where(stalled, Status.step_too_small, Status.running)
+        taken = p.steps + p.rejected + 1
+        status = jnp.where((status == Status.running) & (taken >= max_steps), Status.max_steps, status)
+        status = jnp.where(done, Status.success, status)
+        p = Position(
+            state=pick(y1.at[-1].multiply(jnp.exp(-shift)), p.state),
+            gauge=p.gauge + shift,
+            sight=pick(sight, p.sight),
+            h=jax.lax.stop_gradient(jnp.where(done, p.h, h_next)),
+            control=jax.tree.map(lambda n, o: jnp.where(done, o, n), control, p.control),
+            solver=pick(solver_state, p.solver),
+            restart=jnp.where(moved, shift != 0, p.restart),
+            steps=p.steps + moved,
+            rejected=p.rejected + ~keep,
+            status=status,
+        )
+        return p, saves
+
+    def unfinished(carry):
+        p, _ = carry
+        return (p.status == Status.running) & (p.steps + p.rejected < until)
+
+    return jax.lax.while_loop(unfinished, body, (position, saves))
+
+
+def _root(f) -> Array:
+    """Root in [0, 1] of an increasing f with f(0) < 0 <= f(1), by the Illinois method with bisection in between."""
+
+    def step(carry):
+        lo, hi, flo, fhi, side, n = carry
+        secant = hi - fhi * (hi - lo) / (fhi - flo)
+        inside = (secant > lo) & (secant < hi) & (n % 4 != 3)
+        x = jnp.where(inside, secant, 0.5 * (lo + hi))
+        fx = f(x)
+        up = fx >= 0
+        # Illinois: an end that stays twice loses half of its weight.
+        flo_, fhi_ = jnp.where(up & (side == 1), 0.5 * flo, flo), jnp.where(~up & (side == -1), 0.5 * fhi, fhi)
+        return (
+            jnp.where(up, lo, x),
+            jnp.where(up, x, hi),
+            jnp.where(up, flo_, fx),
+            jnp.where(up, fx, fhi_),
+            jnp.where(up, 1, -1),
+            n + 1,
+        )
+
+    def wide(carry):
+        lo, hi, _, fhi, _, n = carry
+        return (n < 60) & (hi - lo > 1e-9 * hi) & (fhi > 0)
+
+    one = jnp.ones(())
+    lo, hi, flo, fhi, _, _ = jax.lax.while_loop(wide, step, (0 * one, one, f(0 * one), f(one), 0, 0))
+    return jnp.where(fhi <= 0, hi, jnp.where(jnp.isfinite(flo) & (fhi > flo), hi - fhi * (hi - lo) / (fhi - flo), hi))
+
+
+def conclude(
+    flow: Flow, position: Position, saves: Saves, clock: AbstractClock, targets: Float[Array, " S"]
+) -> tuple[Position, Saves]:
+    """Tell a flow that has come to rest from one that float64 cannot resolve. In time, one at its minimum rests on."""
+    a = position.state[:-1]
+    outputs = flow.chart.outputs(a, flow.X)
+    stalled = position.status == Status.step_too_small
+    settled = stalled & (flow.rate(a).gamma < 1e-6 * jnp.maximum(1.0, jnp.abs(position.gamma)))
+    floor = minimum = jnp.asarray(False)
+    if isinstance(flow.loss, Square):
+        floor = stalled & (_norm(outputs - flow.y) <= 1e-12 * _norm(flow.y))
+    if flow.chart.readout(a) is not None and flow.X.ndim == 2:
+        # The loss is convex in beta: a vanishing gradient there is the minimum, and not a saddle of the parameters.
+        pulls = flow.loss.weights(outputs, flow.y)[:, None] * flow.X
+        minimum = settled & (_norm(jnp.sum(pulls, axis=0)) <= 1e-6 * jnp.sum(jnp.abs(pulls)))
+    status = jnp.where(settled, Status.settled, position.status)
+    status = jnp.where(minimum, Status.minimum, status)
+    status = jnp.where(floor, Status.residual_floor, status)
+    if not clock.counts_loss:
+        rests = minimum | floor
+        rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
+        status = jnp.where(rests, Status.success, status)
+        saves = Saves(
+            jnp.where(rest[:, None], a[None], saves.coordinates),
+            jnp.where(rest, position.gamma, saves.gamma),
+            jnp.where(rest, targets, saves.log_time),
+            jnp.where(rests, targets.shape[0], saves.filled),
+        )
+    return eqx.tree_at(lambda p: p.status, position, status), saves
+
+
+def _norm(v: Array) -> Array:
+    return jnp.sqrt(jnp.sum(v**2))

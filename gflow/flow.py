@@ -1,0 +1,108 @@
+"""The vector field of model + data + loss, in the model's chart, along its arc length.
+
+With gamma = -log L and d tau = L dt, the gradient flow d theta / dt = -grad L is d theta / d tau = grad gamma. Steps
+are taken in the arc length s of the chart, in which the path is regular at saddles (e-folds of growth) and grows like
+log gamma late. Physical time rides along as F = t L, which obeys dF / d tau = 1 - F d gamma / d tau and neither
+overflows nor loses digits; log t = log F + gamma. F is kept relative to a constant `gauge`, since its size may lie
+outside float64.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .charts import AbstractChart
+from .losses import AbstractLoss
+
+_EPS = float(jnp.finfo(jnp.float64).eps)
+
+
+class Rate(NamedTuple):
+    """Derivatives along the arc length s."""
+
+    coordinates: Float[Array, " P"]
+    gamma: Float[Array, ""]
+    log_tau: Float[Array, ""]
+
+
+class Flow(eqx.Module):
+    """A gradient flow. Its state is the vector (coordinates, F)."""
+
+    chart: AbstractChart
+    X: Array
+    y: Float[Array, " N"]
+    loss: AbstractLoss
+
+    def gamma(self, a: Float[Array, " P"]) -> Float[Array, ""]:
+        return self.loss.neg_log(self.chart.outputs(a, self.X), self.y)
+
+    def rate(self, a: Float[Array, " P"]) -> Rate:
+        c = self.loss.weights(self.chart.outputs(a, self.X), self.y)
+        v = self.chart.velocity(a, self.X, c)
+        pace = self.chart.length(a) / jnp.sqrt(jnp.mean(v.direction**2))
+        return Rate(v.direction * pace, v.slope * pace, jnp.log(pace) - v.log_speed)
+
+    def field(self, s: Array, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, " P+1"]:
+        del s
+        rate = self.rate(state[:-1])
+        scaled_time = jnp.exp(rate.log_tau - gauge) - state[-1] * rate.gamma
+        return jnp.append(rate.coordinates, scaled_time)
+
+    def log_time(self, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.log(state[-1]) + gauge + self.gamma(state[:-1])
+
+    def sight(self, a: Float[Array, " P"]) -> "Sight":
+        """What is read off at `a`, against which errors are measured."""
+        outputs = self.chart.outputs(a, self.X)
+        beta = self.chart.readout(a)
+        return self._sight(outputs, jnp.zeros(()) if beta is None else beta)
+
+    def _sight(self, outputs: Array, beta: Array) -> "Sight":
+        return Sight(
+            self.loss.neg_log(outputs, self.y),
+            self.loss.rounding(outputs, self.y),
+            self.loss.output_scale(outputs, self.y),
+            jnp.max(jnp.abs(beta)),
+        )
+
+    def error(self, e: Float[Array, " P+1"], before: Array, seen: "Sight", after: Array) -> tuple[Array, "Sight"]:
+        """Relative size of the error `e` of a step, the largest of what it does to the coordinates, to beta, to the
+        outputs on the data and to the time; and what is seen after the step. Nothing has an absolute floor."""
+        a1, ea = after[:-1], e[:-1]
+
+        def look(a):
+            beta = self.chart.readout(a)
+            return self.chart.outputs(a, self.X), jnp.zeros(()) if beta is None else beta
+
+        (outputs, beta), (de, dbeta) = jax.jvp(look, (a1,), (ea,))
+        sight = self._sight(outputs, beta)
+        # What lies within rounding, of the outputs or of gamma, is no error of the step: near-zero residuals are full
+        # of it.
+        noise = jnp.clip(de, -8 * _EPS * jnp.abs(outputs), 8 * _EPS * jnp.abs(outputs))
+        sizes = (
+            self.chart.error(ea, before[:-1], a1),
+            _rms(_ratio(de - noise, jnp.maximum(sight.output_scale, seen.output_scale))),
+            _rms(_ratio(dbeta, jnp.maximum(sight.beta_size, seen.beta_size))),
+            jnp.maximum(jnp.abs(_ratio(e[-1], after[-1])) - 8 * sight.rounding, 0.0),
+        )
+        return jnp.max(jnp.stack(sizes)), sight
+
+
+class Sight(NamedTuple):
+    """Read off a state: gamma, its rounding error, and the sizes of outputs and beta."""
+
+    gamma: Float[Array, ""]
+    rounding: Float[Array, ""]
+    output_scale: Float[Array, " N"]
+    beta_size: Float[Array, ""]
+
+
+def _ratio(e: Array, scale: Array) -> Array:
+    return jnp.where(e == 0, 0.0, e / jnp.where(scale == 0, jnp.finfo(e.dtype).tiny, scale))
+
+
+def _rms(v: Array) -> Array:
+    return jnp.sqrt(jnp.mean(v**2))

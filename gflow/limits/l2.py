@@ -1,0 +1,75 @@
+"""The l2 max-margin solution: the end of all paths at mu = infinity."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from scipy.linalg import qr, solve_triangular
+
+from .active_set import minimise, relative_margins
+from .checks import check_data
+from .reduced import Reduced, reduce
+from .result import MaxMargin
+from .separability import separate
+
+
+def l2_max_margin(X: ArrayLike, y: ArrayLike) -> MaxMargin:
+    """The beta of least ||beta||_2 with all margins y_n x_n . beta >= 1.
+
+    **Arguments:**
+
+    - `X` (N, d): the samples. There is no intercept; add a column of ones for one.
+    - `y` (N,): their labels, -1 or +1.
+
+    **Returns:** a `MaxMargin`, beta = sum_n lambda_n y_n x_n.
+
+    **Raises:** ValueError for wrong shapes, labels or values, and for data that no beta separates.
+
+    Source: Lawson & Hanson 1974, chapter 23 (least distance programming).
+
+    !!! example
+
+        ```python
+        >>> from gflow.limits import l2_max_margin
+        >>> l2_max_margin([[3.0, 4.0]], [1]).beta  # x / |x|^2
+        array([0.12, 0.16])
+
+        ```
+    """
+    rows = check_data(X, y)
+    data = separable(rows)
+    solved, weights = solve_l2(data)
+    beta, multipliers = data.beta(solved.b), data.multipliers(weights)
+    scale = (rows @ beta).min()
+    return MaxMargin(beta / scale, multipliers / scale, np.array(0.0), np.array(False))
+
+
+def separable(rows: Float[np.ndarray, "N d"]) -> Reduced:
+    if not separate(rows).separable:
+        raise ValueError(
+            "X and y must be separable by some beta, but no beta has all margins positive (gflow.limits.separation "
+            "returns the proof); add features or an intercept, or drop conflicting samples."
+        )
+    return reduce(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    active: Int[np.ndarray, " m"]
+    multipliers: Float[np.ndarray, " m"]
+    b: Float[np.ndarray, " k"]
+
+
+def solve_l2(data: Reduced) -> tuple[Quadratic, Float[np.ndarray, " n"]]:
+    root = np.sqrt(data.copies)
+
+    def solve(active: np.ndarray) -> Quadratic:
+        if not len(active):
+            return Quadratic(active, np.zeros(0), np.zeros(data.rows.shape[1]))
+        Q, R = qr((data.rows[active] * root).T, mode="economic")
+        half = solve_triangular(R, data.targets[active], trans="T")
+        return Quadratic(active, solve_triangular(R, half), root * (Q @ half))
+
+    none = np.zeros(0, dtype=int)
+    return minimise(data, data.targets, none, np.zeros(len(data.targets)), solve, lambda solved, part: None)

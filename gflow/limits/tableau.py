@@ -1,0 +1,273 @@
+"""The state of the path at a scale mu when it is known which samples lie on the margin.
+
+For the active samples A, with the multipliers of all others fixed, beta = mu h_D(w), w = X^T lambda must satisfy
+
+    X_A beta = 1,        w - f in the row space of X_A     (f: the part of w that the fixed multipliers make).
+
+With as many coordinates B (the basis) as there are active samples, chosen where h' is largest, this is the tableau of
+the simplex method,
+
+    beta_B + T beta_O = X_AB^(-1) 1,     w_O = T^T w_B + g,     T = X_AB^(-1) X_AO,     g = f_O - T^T f_B,
+
+solved for w_B by Newton's method. No difference of large numbers occurs in it: near the poles of depth > 2 the basis
+carries 1 - |w|, and lambda is computed at the end. With v = h'_B^(1/2) dw_B the Newton matrix is I + K K^T,
+K = h'_B^(-1/2) T h'_O^(1/2), whose entries are of order 1 by the choice of the basis, whatever mu.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.linalg import cho_solve, cholesky
+
+from . import coordinates
+from .active_set import Stuck
+from .reduced import Reduced
+
+EPS = np.finfo(float).eps
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Reduced data, a depth, and targets scaled so that the solutions are of order 1."""
+
+    data: Reduced
+    targets: Float[np.ndarray, " n"]
+    depth: int
+
+    @cached_property
+    def log_copies(self) -> Float[np.ndarray, " k"]:
+        return np.log(self.data.copies)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Some w = X^T lambda with its complement c = 1 - |w|."""
+
+    w: Float[np.ndarray, " k"]
+    c: Float[np.ndarray, " k"]
+
+    def towards(self, other: "Place", part: float) -> "Place":
+        w = self.w + part * (other.w - self.w)
+        # c is linear too where the sign stays, and there it must not be read from a rounded w.
+        stays = self.w * other.w > 0
+        return Place(w, np.where(stays, self.c + part * (other.c - self.c), 1 - np.abs(w)))
+
+
+class Basis:
+    """The tableau of the active samples for one choice of the basis, with entries that are rounding noise set to 0.
+
+    Ties in the data, such as w_i = w_j for all lambda, are usual for entries of -1 and +1; noise in place of their
+    zeros would be all that is left where 1 - |w| is below it.
+    """
+
+    def __init__(self, problem: Problem, active: np.ndarray, shift: np.ndarray, weight: np.ndarray):
+        rows = problem.data.rows[active]
+        self.B = _heaviest_basis(rows, weight)
+        self.O = np.setdiff1d(np.arange(rows.shape[1]), self.B)
+        self.inverse = np.linalg.inv(rows[:, self.B])
+        self.rounding = 8 * EPS * len(active)
+        size, rest, targets = np.abs(self.inverse), rows[:, self.O], problem.targets[active]
+        self.T = _without_noise(self.inverse @ rest, self.rounding * (size @ np.abs(rest)))
+        self.sums = _without_noise(self.inverse @ targets, self.rounding * (size @ targets))
+        self.noise = self.rounding * (size @ np.abs(rest))
+        self.shift = shift
+        self.g = shift[self.O] - self.T.T @ shift[self.B]
+        self.poles = problem.depth > 2
+        self._corner: tuple[bytes, np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def split(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """w_B as corner + rest: -1 or 1 and 1 - |w| near a pole of depth > 2, and 0 and w elsewhere."""
+        near = self.poles & (np.abs(w) > 0.5)
+        sign = np.sign(w)
+        return np.where(near, sign, 0.0), np.where(near, -sign * c, w)
+
+    def others(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """w_O and c_O from w_B and c_B."""
+        corner, rest = self.split(w, c)
+        base, gap, _ = self._at_corner(corner)
+        move = self.T.T @ rest
+        w = base + move
+        same = np.sign(base) * np.sign(w) > 0
+        return w, np.where(same, gap - np.sign(base) * move, 1 - np.abs(w))
+
+    def multipliers(self, w: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """lambda_A from w_B and c_B."""
+        corner, rest = self.split(w, c)
+        return self._at_corner(corner)[2] + self.inverse.T @ rest
+
+    def _at_corner(self, corner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """w_O, 1 - |w_O| and the multipliers at w_B = corner."""
+        key = corner.tobytes()
+        if self._corner is None or self._corner[0] != key:
+            base = self.T.T @ corner + self.g
+            noise = self.noise.T @ np.abs(corner) + EPS * (np.abs(self.g) + 1)
+            gap = 1 - np.abs(base)
+            left = corner - self.shift[self.B]
+            size = np.abs(self.inverse).T @ (np.abs(corner) + np.abs(self.shift[self.B]))
+            weights = _without_noise(self.inverse.T @ left, self.rounding * size)
+            self._corner = key, base, _without_noise(gap, noise), weights
+        return self._corner[1:]
+
+
+def _heaviest_basis(rows: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
+    """Independent columns, by QR with column pivoting of rows * e^log_weight. The weights span hundreds of decades:
+    a column that depends on heavier ones must be told by its own size, or its rounding outweighs the light ones."""
+    rest = rows.copy()
+    size = np.linalg.norm(rows, axis=0)
+    chosen = []
+    for _ in range(len(rows)):
+        left = np.linalg.norm(rest, axis=0)
+        left[chosen] = 0.0
+        eligible = left > 1e-11 * size
+        if not np.any(eligible):
+            raise Stuck
+        column = int(np.argmax(np.where(eligible, np.log(np.where(eligible, left, 1.0)) + log_weight, -np.inf)))
+        chosen.append(column)
+        direction = rest[:, column] / left[column]
+        rest -= np.outer(direction, direction @ rest)
+    return np.array(chosen)
+
+
+def _without_noise(values: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) <= noise, 0.0, values)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A solution for fixed active samples at one mu."""
+
+    problem: Problem
+    active: Int[np.ndarray, " m"]
+    basis: Basis
+    log_mu: float
+    place: Place
+    y: Float[np.ndarray, " k"]
+    b: Float[np.ndarray, " k"]
+    log_weight: Float[np.ndarray, " k"]  # log (mu h')^(1/2)
+    factor: Float[np.ndarray, "m m"]  # Cholesky factor of I + K K^T
+    correction: float  # of b by the last Newton step, relative to the largest coordinate
+
+    @cached_property
+    def multipliers(self) -> Float[np.ndarray, " m"]:
+        return self.basis.multipliers(self.place.w[self.basis.B], self.place.c[self.basis.B])
+
+    @cached_property
+    def tangent(self) -> "Tangent":
+        return Tangent(self)
+
+
+class Tangent:
+    """Derivatives in log mu at constant active samples: of y, b and the multipliers, and the second ones."""
+
+    def __init__(self, state: State):
+        basis, depth, y = state.basis, state.problem.depth, state.y
+        B, O, T = basis.B, basis.O, basis.T
+        root = np.exp(state.log_weight)
+        stretch = np.exp(coordinates.log_stretch(y, depth) - state.log_weight)
+        solve = lambda r: -cho_solve((state.factor, True), r / root[B])
+        v = np.empty_like(y)  # (mu h')^(1/2) dw
+        v[B] = solve(basis.sums)
+        v[O] = root[O] * (T.T @ (v[B] / root[B]))
+        self.b = np.empty_like(y)
+        self.b[O] = state.b[O] + root[O] * v[O]
+        self.b[B] = -T @ self.b[O]
+        self.y = stretch * v
+        self.multipliers = basis.inverse.T @ (v[B] / root[B])
+        bent = root * v * (1 + coordinates.bend(y, depth) * self.y)
+        u = np.empty_like(y)
+        u[B] = solve(bent[B] + T @ bent[O])
+        u[O] = root[O] * (T.T @ (u[B] / root[B]))
+        self.y2 = stretch * u + (0.0 if depth == 2 else 2 * np.tanh(y) * self.y**2)
+        self.multipliers2 = basis.inverse.T @ (u[B] / root[B])
+
+
+def solve(
+    problem: Problem,
+    active: Int[np.ndarray, " m"],
+    log_mu: float,
+    start: Place,
+    *,
+    shift: Float[np.ndarray, " k"] | None = None,
+    guess: Float[np.ndarray, " k"] | None = None,
+) -> State:
+    """Newton's method from `guess`, or if that fails from `start`, which must be w of some multipliers.
+
+    With steps limited to a change of log h' by log(1 + change) it converges from any start, as for every convex
+    function whose third derivative is bounded by the second (Sun & Tran-Dinh 2019, arXiv 1703.04599, theorem 2).
+    """
+    shift = np.zeros(len(start.w)) if shift is None else shift
+    if guess is not None:
+        try:
+            return _newton(problem, active, log_mu, guess, shift, 12)
+        except (Stuck, np.linalg.LinAlgError):
+            pass
+    try:
+        return _newton(problem, active, log_mu, coordinates.from_w(start.w, start.c, problem.depth), shift, 200)
+    except np.linalg.LinAlgError:
+        raise Stuck from None
+
+
+def _newton(problem: Problem, active: np.ndarray, log_mu: float, y: np.ndarray, shift: np.ndarray, rounds: int) -> State:
+    depth, log_mus = problem.depth, log_mu + problem.log_copies
+    if not np.all(np.isfinite(y)):
+        raise Stuck
+    basis, y = _basis(problem, active, shift, y, log_mus)
+    previous = np.inf
+    for _ in range(rounds):
+        B, O, T = basis.B, basis.O, basis.T
+        log_weight = (log_mus + coordinates.log_slope(y, depth)) / 2
+        K = T * np.exp(log_weight[O] - log_weight[B][:, None])
+        if np.abs(K).max(initial=0.0) > 1e3:
+            basis, y = _basis(problem, active, shift, y, log_mus)
+            B, O, T = basis.B, basis.O, basis.T
+            log_weight = (log_mus + coordinates.log_slope(y, depth)) / 2
+            K = T * np.exp(log_weight[O] - log_weight[B][:, None])
+        size = log_mus + coordinates.log_s(y, depth)
+        if size.max() > 300.0:
+            raise Stuck
+        b = np.sign(y) * np.exp(size)
+        error = b[B] + T @ b[O] - basis.sums
+        factor = cholesky(np.eye(len(B)) + K @ K.T, lower=True)
+        root = np.exp(log_weight)
+        v = np.empty_like(y)
+        v[B] = -cho_solve((factor, True), error / root[B])
+        v[O] = root[O] * (T.T @ (v[B] / root[B]))
+        dy = v * np.exp(coordinates.log_stretch(y, depth) - log_weight)
+        bent = float(np.max(np.abs(dy * coordinates.bend(y, depth))))
+        correction = float(np.max(np.abs(root * v)) / np.max(np.abs(b)))
+        change = max(bent, correction)
+        if change < 1e-13 or (change < 1e-7 and change > 0.3 * previous):
+            place = Place(*coordinates.to_w(y, depth))
+            b[B] = np.where(np.abs(error) < 1e-6 * np.abs(b[B]), b[B] - error, b[B])
+            return State(problem, active, basis, log_mu, place, y, b, log_weight, factor, correction)
+        previous = change
+        part = np.log1p(bent) / bent if bent > 1e-3 else 1.0
+        y = _move(basis, y, dy, part, depth)
+    raise Stuck
+
+
+def _basis(problem: Problem, active, shift, y, log_mus) -> tuple[Basis, np.ndarray]:
+    basis = Basis(problem, active, shift, log_mus / 2 + coordinates.log_slope(y, problem.depth) / 2)
+    return basis, _complete(basis, y, problem.depth)
+
+
+def _move(basis: Basis, y: np.ndarray, dy: np.ndarray, part: float, depth: int) -> np.ndarray:
+    for _ in range(60):
+        try:
+            return _complete(basis, y + part * dy, depth)
+        except Stuck:
+            part /= 2
+    raise Stuck
+
+
+def _complete(basis: Basis, y: np.ndarray, depth: int) -> np.ndarray:
+    """y_O from y_B."""
+    w, c = coordinates.to_w(y[basis.B], depth)
+    w, c = basis.others(w, c)
+    if depth > 2 and not np.all(c > 0):
+        raise Stuck
+    y = y.copy()
+    y[basis.O] = coordinates.from_w(w, c, depth)
+    return y

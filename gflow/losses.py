@@ -1,0 +1,179 @@
+"""Losses in the log domain.
+
+Every loss is read through gamma = -log L and its derivative in the outputs, c_n = d gamma / d f_n. The flow in
+rescaled time d tau = L dt is then d theta / d tau = sum_n c_n grad f_n, in which nothing underflows at any loss
+(the rescaled flow of Lyu & Li 2020, arXiv 1906.05890, without the step size).
+"""
+
+import abc
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_EPS = float(jnp.finfo(jnp.float64).eps)
+
+
+class AbstractLoss(eqx.Module):
+    """A loss L = mean or sum over the samples of l(f_n, y_n)."""
+
+    reduction: eqx.AbstractVar[Literal["mean", "sum"]]
+
+    def __check_init__(self):
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', not {self.reduction!r}.")
+
+    @abc.abstractmethod
+    def _neg_log_mean(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]: ...
+
+    def neg_log(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]:
+        """gamma = -log L, in nats, from the outputs `f` and the targets `y`."""
+        shift = math.log(f.shape[0]) if self.reduction == "sum" else 0.0
+        return self._neg_log_mean(f, y) - shift
+
+    @abc.abstractmethod
+    def weights(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, " N"]:
+        """c_n = d gamma / d f_n. The same for mean and sum: they differ by a constant of gamma."""
+
+    @abc.abstractmethod
+    def output_scale(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, " N"]:
+        """The size against which an error of the outputs is measured. It has no absolute floor."""
+
+    @abc.abstractmethod
+    def rounding(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]:
+        """The size of the rounding errors in gamma."""
+
+
+class _MarginLoss(AbstractLoss):
+    """A loss of the margins m_n = y_n f_n, y_n in {-1, +1}."""
+
+    def output_scale(self, f, y):
+        # A margin that passes through zero is compared with the margins that carry the weight.
+        c = self.weights(f, y)
+        top = jnp.max(jnp.abs(f))
+        safe = jnp.where(top > 0, top, 1.0)
+        typical = safe * jnp.sqrt(jnp.sum(c**2 * (f / safe) ** 2) / jnp.sum(c**2))
+        return jnp.maximum(jnp.abs(f), typical)
+
+    def rounding(self, f, y):
+        return _EPS * (1.0 + 2.0 * jnp.max(jnp.abs(f)))
+
+
+class Exponential(_MarginLoss):
+    """l(f, y) = exp(-y f), y in {-1, +1}.
+
+    **Arguments:**
+
+    - `reduction`: "mean" (default) or "sum" over the samples. The path is the same; gamma is shifted by log N and
+      physical time is divided by N.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, gflow
+        >>> float(gflow.losses.Exponential().neg_log(jnp.array([1e6, 2e6]), jnp.array([1.0, 1.0])))  # log 2 above 1e6
+        1000000.6931471806
+
+        ```
+    """
+
+    reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
+
+    def _neg_log_mean(self, f, y):
+        m = y * f
+        # Near m = 0 (small initial scales) the sum of exponentials is 1 up to rounding: keep what differs from 1.
+        near = jnp.max(jnp.abs(m)) < 0.5
+        fine = -jnp.log1p(jnp.mean(jnp.expm1(-jnp.where(near, m, 0.0))))
+        return jnp.where(near, fine, math.log(m.shape[0]) - jax.nn.logsumexp(-m))
+
+    def weights(self, f, y):
+        return y * jax.nn.softmax(-y * f)
+
+    def rounding(self, f, y):
+        top = jnp.max(jnp.abs(f))
+        return _EPS * jnp.where(top < 0.5, top, 1.0 + 2.0 * top)
+
+
+def _log_softplus(z: Array) -> Array:
+    """log log(1 + e^z), also where e^z underflows."""
+    # Below z = -40 the double logarithm equals z - e^z / 2 = z to the last bit.
+    far = z < -40.0
+    return jnp.where(far, z, jnp.log(jax.nn.softplus(jnp.where(far, 0.0, z))))
+
+
+class Logistic(_MarginLoss):
+    """l(f, y) = log(1 + exp(-y f)), y in {-1, +1}.
+
+    **Arguments:**
+
+    - `reduction`: "mean" (default) or "sum" over the samples.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, gflow
+        >>> float(gflow.losses.Logistic().neg_log(jnp.array([1e6]), jnp.array([1.0])))
+        1000000.0
+
+        ```
+    """
+
+    reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
+
+    def _neg_log_mean(self, f, y):
+        return math.log(f.shape[0]) - jax.nn.logsumexp(_log_softplus(-y * f))
+
+    def weights(self, f, y):
+        m = y * f
+        total = jax.nn.logsumexp(_log_softplus(-m))
+        return y * jnp.exp(jax.nn.log_sigmoid(-m) - total)
+
+
+class Square(AbstractLoss):
+    """l(f, y) = (f - y)^2 / 2, y real.
+
+    In float64 the residuals are at rounding level when L is about 1e-32 times the square of the targets; a run that
+    is asked for less says so.
+
+    **Arguments:**
+
+    - `reduction`: "mean" (default) or "sum" over the samples.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, gflow
+        >>> loss = gflow.losses.Square(reduction="sum")
+        >>> float(jnp.exp(-loss.neg_log(jnp.array([1.0, 3.0]), jnp.array([0.0, 1.0]))))  # (1 + 4) / 2
+        2.5
+
+        ```
+    """
+
+    reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
+
+    def _neg_log_mean(self, f, y):
+        r = f - y
+        top = jax.lax.stop_gradient(jnp.max(jnp.abs(r)))
+        safe = jnp.where(top > 0, top, 1.0)
+        value = math.log(2.0) - jnp.log(jnp.mean((r / safe) ** 2)) - 2.0 * jnp.log(safe)
+        return jnp.where(top > 0, value, jnp.inf)
+
+    def weights(self, f, y):
+        r = f - y
+        top = jax.lax.stop_gradient(jnp.max(jnp.abs(r)))
+        safe = jnp.where(top > 0, top, 1.0)
+        return -2.0 * (r / safe) / jnp.sum((r / safe) ** 2) / safe
+
+    def rounding(self, f, y):
+        worst = jnp.max(jnp.abs(f)) / jnp.max(jnp.abs(f - y))
+        return _EPS * (1.0 + jnp.abs(self.neg_log(f, y)) + worst)
+
+    def output_scale(self, f, y):
+        # The smaller of outputs and residuals: the outputs carry the digits when the flow leaves a saddle, the
+        # residuals when it comes to interpolate.
+        size = lambda v: jnp.sqrt(jnp.mean(v**2))
+        return jnp.broadcast_to(jnp.where(jnp.any(f != 0), jnp.minimum(size(f), size(f - y)), size(f - y)), f.shape)

@@ -1,0 +1,1 @@
+"""Quantities of a model on data."""

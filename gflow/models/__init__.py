@@ -1,0 +1,4 @@
+"""Equinox modules of the papers."""
+
+from .diagonal import DiagonalNetwork as DiagonalNetwork
+from .linear import LinearModel as LinearModel

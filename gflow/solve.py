@@ -1,0 +1,272 @@
+"""The front door: `gradient_flow`."""
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from tqdm.auto import tqdm
+
+from . import driver, validate
+from .charts import chart_of
+from .clocks import AbstractClock, LossClock
+from .flow import Flow
+from .losses import AbstractLoss, Exponential
+from .solvers import choose
+from .status import Status
+from .trajectory import concatenate, Trajectory
+
+
+class FlowError(RuntimeError):
+    """A run that did not reach its stop; `.trajectory` holds it up to the failure."""
+
+    def __init__(self, message: str, trajectory: Trajectory):
+        super().__init__(message)
+        self.trajectory = trajectory
+
+
+def gradient_flow(
+    model: Any,
+    X: Float[Array, "N ..."],
+    y: Float[Array, " N"],
+    *,
+    loss: AbstractLoss = Exponential(),  # noqa: B008
+    clock: AbstractClock = LossClock(),  # noqa: B008
+    stop: float | Float[Array, ""] | None = None,
+    save: Float[Array, " S"] | None = None,
+    solver: Any = None,
+    rtol: float | Float[Array, ""] = 1e-8,
+    max_steps: int = 100_000,
+    throw: bool = True,
+    progress: bool = False,
+    metrics: dict[str, Callable] | None = None,
+    resume: Trajectory | None = None,
+) -> Trajectory:
+    """Integrate the gradient flow d theta / dt = -grad L(theta) of a model on data.
+
+    **Arguments:**
+
+    - `model`: any Equinox module that maps one sample x, shape (d,) or any other, to a scalar. Its floating-point array
+      leaves are trained, unless the model has a chart of its own (`gflow.models.DiagonalNetwork`).
+    - `X`, `y`: samples, shape (N, d) or (N, ...), and targets, shape (N,): -1 or +1 for `Exponential` and `Logistic`,
+      real for `Square`.
+    - `loss`: from `gflow.losses`; the mean over the samples by default.
+    - `clock`: what `stop` and `save` count in: `LossClock` (gamma = -log L in nats; see `gflow.decades`), `TimeClock`
+      (t) or `LogTimeClock` (log(1 + t)).
+    - `stop`: where to end; the last of `save` by default. `save`: increasing points in (start, stop]; `stop` alone by
+      default. Save points do not change the path.
+    - `solver`: a Diffrax solver with an error estimate, or `None` to choose.
+    - `rtol`: relative tolerance, 1e-13 to 0.1. There is no absolute one: errors of a step are measured relative to the
+      coordinates, to beta (if the model has one), to the outputs and to the time.
+    - `max_steps`: largest number of steps, rejected ones included.
+    - `throw`: raise if the run fails; otherwise the trajectory up to there comes back with its status.
+    - `progress`: show a progress bar (decades of loss, or log10 t).
+    - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`.
+    - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
+      result holds its saves followed by the new ones; the path is that of an unbroken run.
+
+    **Returns:** a `Trajectory`. Ctrl-C returns what is there, with a status that says so.
+
+    **Raises:** `ValueError` for bad input, before anything is compiled; `FlowError` (with `throw`) for a run that does
+    not reach its stop.
+
+    Works under `jax.jit`, `jax.vmap` and forward-mode differentiation (`jax.jvp`, `jax.jacfwd`; step sizes are held
+    fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does.
+
+    Source: rescaled time as in Lyu & Li 2020 (arXiv 1906.05890); see `gflow.flow` for the formulation.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
+        >>> model = gflow.models.DiagonalNetwork(dim=2, depth=2, scale=0.1)
+        >>> traj = gflow.gradient_flow(model, X, y, stop=gflow.decades(1000))
+        >>> traj.success, round(float(traj.neg_log_loss[-1] / jnp.log(10)), 6)
+        (True, 1000.0)
+
+        ```
+    """
+    validate.require_x64()
+    validate.check_data(X, y, loss)
+    X, y = jnp.asarray(X, float), jnp.asarray(y, float)
+    validate.check_model(model, X)
+    validate.check_solver(solver)
+    validate.check_numbers(rtol, max_steps)
+    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
+    gamma0 = resume.position.gamma if resume is not None else _gamma(flow)
+    earlier = None
+    if resume is not None:
+        flow, save, earlier = _continue(resume, flow, clock, stop, save)
+        gamma0 = _gamma(flow)
+    validate.check_points(clock, stop, save if earlier is None else None, gamma0)
+    concrete = not validate.traced(model, X, y, stop, save, rtol)
+    end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript]
+    validate.check_separable(model, X, y, loss, clock, end)
+
+    points = jnp.asarray([end] if save is None else save, float)
+    count = points.shape[0]
+    if save is not None:
+        # The stop has a slot of its own, so that whether it is also a save point does not change the shapes.
+        points = jnp.append(points, jnp.asarray(end, float))
+    targets = clock.inner(points)
+    solver = choose(rtol) if solver is None else solver
+    rtol = jnp.asarray(rtol, float)
+    began = time.perf_counter()
+    if resume is None:
+        position = _start(flow, solver, rtol)
+    else:
+        position = eqx.tree_at(lambda p: p.status, resume.position, jnp.asarray(int(Status.running)))
+    saves = driver.empty_saves(points.shape[0], position.state.size - 1)
+    steps = jnp.asarray(max_steps) + (0 if resume is None else position.steps + position.rejected)
+    run = lambda p, s, budget: _advance(flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), steps)
+    if concrete:
+        position, saves = _in_chunks(run, position, saves, clock, end, progress)
+    else:
+        position, saves = run(position, saves, max_steps)
+    position, saves = _conclude(flow, position, saves, clock, targets)
+    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
+    if earlier is not None:
+        traj = concatenate(earlier, traj)
+    return _judge(traj, throw, concrete)
+
+
+_start = eqx.filter_jit(driver.start)
+_advance = eqx.filter_jit(driver.advance)
+_conclude = eqx.filter_jit(driver.conclude)
+
+
+@eqx.filter_jit
+def _gamma(flow: Flow) -> Array:
+    return flow.gamma(flow.chart.coordinates())
+
+
+def _in_chunks(run: Callable, position: Any, saves: Any, clock: AbstractClock, end: Any, progress: bool) -> Any:
+    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
+    budget = 500
+    unit, total = ("decades", clock.inner(end) / np.log(10.0)) if clock.counts_loss else ("log10 t", None)
+    total = None if total is None else float(f"{float(total):.6g}")
+    with tqdm(total=total, unit=" " + unit, disable=not progress) as bar:
+        try:
+            while int(position.status) == Status.running:
+                began = time.perf_counter()
+                position, saves = run(position, saves, budget)
+                jax.block_until_ready(position.status)
+                done = int(position.status) == Status.success
+                here = float(clock.inner(end)) if done else _inner(position, clock)
+                bar.n = round(max(here, 0.0) / np.log(10.0), 1)
+                bar.refresh()
+                if time.perf_counter() - began < 0.1:
+                    budget = min(2 * budget, 1_000_000)
+        except KeyboardInterrupt:
+            position = eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(Status.interrupted)))
+    return position, saves
+
+
+def _inner(position: Any, clock: AbstractClock) -> float:
+    return float(position.gamma if clock.counts_loss else position.log_time)
+
+
+def _collect(
+    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, metrics: Any
+) -> Trajectory:
+    coordinates, gamma, log_time = saves.coordinates, saves.gamma, saves.log_time
+    last = coordinates[-1]
+    if concrete:
+        filled = min(int(saves.filled), count)
+        keep = slice(0, filled)
+        coordinates, gamma, log_time = coordinates[keep], gamma[keep], log_time[keep]
+        if int(position.status) != Status.success:
+            # The point of failure is the last row.
+            last = position.state[:-1]
+            coordinates = jnp.concatenate([coordinates, last[None]])
+            gamma = jnp.append(gamma, position.gamma)
+            log_time = jnp.append(log_time, position.log_time)
+    else:
+        coordinates, gamma, log_time = coordinates[:count], gamma[:count], log_time[:count]
+    models = _models(flow, coordinates)
+    measured = {name: _measure(fn, models, flow) for name, fn in (metrics or {}).items()}
+    stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
+    return Trajectory(
+        models, flow.chart.at(last), gamma, log_time, measured, position.status, stats, clock, flow, position
+    )
+
+
+@eqx.filter_jit
+def _models(flow: Flow, coordinates: Array) -> Any:
+    """A model per row; leaves that do not change are repeated, so that every array leaf has the save axis."""
+    arrays, rest = eqx.partition(flow.chart.template, eqx.is_array)
+
+    def one(a):
+        return eqx.filter(flow.chart.at(a), eqx.is_array)
+
+    del arrays
+    return eqx.combine(jax.vmap(one)(coordinates), rest)
+
+
+def _measure(fn: Callable, models: Any, flow: Flow) -> Array:
+    """`fn(model)` or `fn(model, X, y)`, whichever it takes, at every save."""
+    parameters = inspect.signature(fn).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+    extra = () if len(required) == 1 else (flow.X, flow.y)
+    return eqx.filter_vmap(lambda model: jnp.asarray(fn(model, *extra)))(models)
+
+
+def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, save: Any) -> Any:
+    """The flow of `resume`, the save points that are still to come, and the saves that are there."""
+    same = jax.tree.structure(resume.flow) == jax.tree.structure(flow) and all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(resume.flow), jax.tree.leaves(flow), strict=True)
+    )
+    if not same or type(resume.clock) is not type(clock):
+        raise ValueError(
+            "resume must be a trajectory of the same model, data, loss and clock; leave it out to start anew."
+        )
+    earlier = resume
+    if int(resume.status_code) != Status.success:
+        # Its last row is the point of failure, not a save.
+        rows = lambda leaf: leaf[:-1]
+        arrays, rest = eqx.partition(resume.model, eqx.is_array)
+        earlier = eqx.tree_at(
+            lambda t: (t.model, t.neg_log_loss, t.log_time, t.metrics),
+            resume,
+            (
+                eqx.combine(jax.tree.map(rows, arrays), rest),
+                rows(resume.neg_log_loss),
+                rows(resume.log_time),
+                {name: rows(value) for name, value in resume.metrics.items()},
+            ),
+        )
+    stored = earlier.neg_log_loss if clock.counts_loss else earlier.log_time
+    if save is None:
+        return resume.flow, save, earlier
+    inner = np.asarray(clock.inner(jnp.asarray(save, float)))
+    reached = _inner(resume.position, clock)
+    reached = max(reached, float(stored[-1])) if stored.shape[0] else reached
+    ahead = inner > reached + 1e-9 * abs(reached)
+    if not ahead.any():
+        raise ValueError(
+            f"save must hold a point beyond where resume stands, but its last is {float(save[-1]):.6g}; "
+            "nothing is left to do."
+        )
+    return resume.flow, jnp.asarray(save)[ahead], earlier
+
+
+def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
+    if not throw:
+        return traj
+    if not concrete:
+        code = eqx.error_if(
+            traj.status_code,
+            traj.status_code != Status.success,
+            "gradient_flow did not reach its stop inside a JAX transformation; pass throw=False for the status.",
+        )
+        return eqx.tree_at(lambda t: t.status_code, traj, code)
+    if not traj.success and int(traj.status_code) != Status.interrupted:
+        raise FlowError(f"{traj.status} (throw=False returns the trajectory up to here.)", traj)
+    return traj

@@ -1,0 +1,4 @@
+"""Step control that knows no absolute floor, and the choice between solvers."""
+
+from .choice import choose as choose
+from .control import first_step as first_step, StepControl as StepControl

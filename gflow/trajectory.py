@@ -1,0 +1,141 @@
+"""What comes back from a run."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from .clocks import AbstractClock
+from .driver import Position
+from .flow import Flow
+from .status import Status
+
+
+class Trajectory(eqx.Module):
+    """Saved points of a gradient flow, with the evidence of how the run went.
+
+    - `model`: saved models; every array leaf has a leading save axis (S, ...). `beta` follows where a model has one.
+    - `final`: the model at the stop (or, of a run that failed, at the last accepted step).
+    - `neg_log_loss`: gamma = -log L in nats, (S,), computed from the saved models.
+    - `log_time`: log t of physical time, (S,).
+    - `metrics`: dict of arrays with a leading save axis.
+    - `success`, `status`: whether the stop was reached, and a sentence.
+    - `stats`: steps, rejections, seconds (compilation included).
+
+    A run that ended early holds the saves that were passed and, as its last row, the point where it stood. Inside
+    `jax.jit`, `jax.vmap` or `jax.jvp`, where shapes are fixed, rows that were not reached are NaN instead.
+    """
+
+    model: Any
+    final: Any
+    neg_log_loss: Float[Array, " S"]
+    log_time: Float[Array, " S"]
+    metrics: dict[str, Array]
+    status_code: Int[Array, ""]
+    stats: dict[str, Any]
+    clock: AbstractClock
+    flow: Flow
+    position: Position
+
+    @property
+    def success(self) -> Any:
+        """Whether the stop was reached: a bool (an array inside a JAX transformation, or after `vmap`)."""
+        done = self.status_code == Status.success
+        return bool(done) if _is_concrete_scalar(done) else done
+
+    @property
+    def status(self) -> Any:
+        """One sentence (inside a JAX transformation, the code of `gflow.Status`; after `vmap`, a list of them)."""
+        if isinstance(self.status_code, Tracer):
+            return self.status_code
+        if np.ndim(self.status_code):
+            return [Status(int(code)).sentence for code in np.ravel(self.status_code)]
+        where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
+        return Status(int(self.status_code)).sentence + where
+
+    def to_xarray(self) -> xr.Dataset:
+        """The saves as an `xarray.Dataset` along the dimension `save`.
+
+        **Returns:** variables `neg_log_loss` (nats), `decades` (log10 1/L), `log_time` (nats), `beta` (save,
+        coordinate) where the model has one, each metric, and each array leaf of the model under
+        `model<path>`; attributes `status`, `success`, `clock` and the stats.
+
+        **Raises:** `ValueError` inside a JAX transformation.
+        """
+        if isinstance(self.neg_log_loss, Tracer) or np.ndim(self.neg_log_loss) != 1:
+            raise ValueError("to_xarray needs one concrete trajectory: call it outside jit, vmap and jvp.")
+        gamma = np.asarray(self.neg_log_loss)
+        data: dict[str, Any] = {
+            "neg_log_loss": ("save", gamma, {"long_name": "-log L", "units": "nat"}),
+            "decades": ("save", gamma / np.log(10.0), {"long_name": "log10 1/L", "units": "decade"}),
+            "log_time": ("save", np.asarray(self.log_time), {"long_name": "log t", "units": "nat"}),
+        }
+        beta = getattr(self.model, "beta", None)
+        if beta is not None:
+            data["beta"] = (("save", "coordinate"), np.asarray(beta))
+        for name, value in self.metrics.items():
+            data[name] = _variable(name, np.asarray(value))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(self.model, eqx.is_array)):
+            name = "model" + jax.tree_util.keystr(path)
+            data[name] = _variable(name, np.asarray(leaf))
+        attributes = {"status": self.status, "success": int(self.success), "clock": type(self.clock).__name__}
+        return xr.Dataset(data, attrs=attributes | {k: float(v) for k, v in self.stats.items()})
+
+    def __str__(self) -> str:
+        if isinstance(self.neg_log_loss, Tracer) or np.ndim(self.neg_log_loss) != 1:
+            return f"Trajectory(batched or traced, saves {self.neg_log_loss.shape})"
+        gamma, log_time = np.asarray(self.neg_log_loss), np.asarray(self.log_time)
+        leaves = jax.tree.leaves(eqx.filter(self.model, eqx.is_inexact_array))
+        rows = [
+            ("status", self.status),
+            ("saves", f"{gamma.size}"),
+            ("-log L", _span(gamma) + " nat"),
+            ("log10 1/L", _span(gamma / np.log(10.0)) + " decades"),
+            ("log t", _span(log_time) + " nat"),
+            ("model", f"{type(self.final).__name__}, {sum(leaf[0].size for leaf in leaves)} numbers a save"),
+            ("steps", f"{int(self.stats['steps'])} + {int(self.stats['rejections'])} rejected"),
+            ("seconds", f"{float(self.stats['seconds']):.3g} (compilation included)"),
+        ]
+        rows += [(name, f"{_span(np.asarray(value))}, shape {value.shape}") for name, value in self.metrics.items()]
+        width = max(len(name) for name, _ in rows)
+        return "Trajectory\n" + "\n".join(f"  {name.ljust(width)}  {text}" for name, text in rows)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _is_concrete_scalar(value: Any) -> bool:
+    return not isinstance(value, Tracer) and np.ndim(value) == 0
+
+
+def _span(values: np.ndarray) -> str:
+    if values.size == 0:
+        return "none"
+    first, last = (f"{float(v):.6g}" for v in (np.ravel(values)[0], np.ravel(values)[-1]))
+    return first if values.size == 1 else f"{first} ... {last}"
+
+
+def _variable(name: str, value: np.ndarray) -> tuple:
+    return (("save", *(f"{name}_{k}" for k in range(1, value.ndim))), value)
+
+
+def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
+    """`second`, which resumed `first`, with the saves of both."""
+    join = lambda a, b: jnp.concatenate([a, b])
+    arrays = lambda t: eqx.partition(t.model, eqx.is_array)
+    model = eqx.combine(jax.tree.map(join, arrays(first)[0], arrays(second)[0]), arrays(second)[1])
+    return eqx.tree_at(
+        lambda t: (t.model, t.neg_log_loss, t.log_time, t.metrics),
+        second,
+        (
+            model,
+            join(first.neg_log_loss, second.neg_log_loss),
+            join(first.log_time, second.log_time),
+            {name: join(first.metrics[name], value) for name, value in second.metrics.items()},
+        ),
+    )

@@ -1,0 +1,163 @@
+"""What bad input gets: one sentence that names the argument, its value and the remedy, before any compilation."""
+
+from functools import lru_cache
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .clocks import AbstractClock
+from .limits import separation
+from .losses import AbstractLoss, Exponential, Logistic
+
+
+def require_x64() -> None:
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(
+            "gflow needs 64-bit floats: set jax.config.update('jax_enable_x64', True), or JAX_ENABLE_X64=1 in the "
+            "environment, before importing gflow."
+        )
+
+
+def traced(*trees: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_data(X: Any, y: Any, loss: Any) -> None:
+    if not isinstance(loss, AbstractLoss):
+        raise ValueError(
+            f"loss must be a gflow loss such as gflow.losses.Exponential(), not {loss!r}; "
+            "write its brackets."
+        )
+    if jnp.ndim(X) < 2 or jnp.ndim(y) != 1 or jnp.shape(X)[0] != jnp.shape(y)[0]:
+        raise ValueError(
+            f"X must have shape (N, d) and y shape (N,) with the same N, not {jnp.shape(X)} and {jnp.shape(y)}."
+        )
+    if jnp.size(X) == 0:
+        raise ValueError(f"X must hold at least one sample and one feature, not shape {jnp.shape(X)}.")
+    if not traced(X) and not np.all(np.isfinite(X)):
+        raise ValueError("X must be finite, but it holds NaN or infinite values; remove or impute them.")
+    if not traced(y) and not np.all(np.isfinite(y)):
+        raise ValueError("y must be finite, but it holds NaN or infinite values; remove those samples.")
+    if isinstance(loss, Exponential | Logistic) and not traced(y):
+        wrong = np.asarray(y)[~np.isin(np.asarray(y), (-1.0, 1.0))]
+        if wrong.size:
+            raise ValueError(
+                f"y must hold labels -1 and +1 for {type(loss).__name__}, but it holds {wrong[0]:g}; "
+                "map your classes to -1 and +1."
+            )
+
+
+def check_model(model: Any, X: Any) -> None:
+    leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
+    if not leaves:
+        raise ValueError(
+            f"model must hold floating-point array leaves to train, but {type(model).__name__} has none; "
+            "pass an Equinox module."
+        )
+    for leaf in leaves:
+        if leaf.dtype != jnp.float64:
+            raise ValueError(
+                f"model must hold float64 arrays only, but it has a leaf of {leaf.dtype}; build it after enabling "
+                "jax_enable_x64, or convert its leaves."
+            )
+        if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
+            raise ValueError("model must hold finite values, but a leaf holds NaN or infinite values.")
+    try:
+        out = eqx.filter_eval_shape(model, X[0])
+    except Exception as error:
+        raise ValueError(
+            f"model must map one sample of shape {jnp.shape(X)[1:]} to a number, but calling it failed: {error}"
+        ) from error
+    if getattr(out, "shape", None) != ():
+        raise ValueError(
+            f"model must map one sample to a scalar of shape (), but it returns {getattr(out, 'shape', out)!r}; "
+            "index or squeeze its output."
+        )
+
+
+def check_solver(solver: Any) -> None:
+    if solver is None:
+        return
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise ValueError(
+            f"solver must be a Diffrax solver such as diffrax.Tsit5(), or None to let gflow choose, not {solver!r}."
+        )
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"solver must estimate its error, and {type(solver).__name__} does not; use diffrax.Tsit5() or Dopri8()."
+        )
+
+
+def check_numbers(rtol: Any, max_steps: Any) -> None:
+    if not traced(rtol) and not (jnp.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
+        raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol}.")
+    if not traced(max_steps) and not (jnp.ndim(max_steps) == 0 and max_steps >= 1 and max_steps == int(max_steps)):
+        raise ValueError(f"max_steps must be a positive integer, not {max_steps}.")
+
+
+def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
+    """Stop and save points of the clock, for a flow that starts at `gamma0`."""
+    if not isinstance(clock, AbstractClock):
+        raise ValueError(
+            "clock must be gflow.LossClock(), gflow.TimeClock() or gflow.LogTimeClock(), "
+            f"not {clock!r}; write its brackets."
+        )
+    if stop is None and save is None:
+        raise ValueError(f"stop or save must be given, in the coordinate of the clock ({clock.label}).")
+    if stop is not None and jnp.ndim(stop) != 0:
+        raise ValueError(f"stop must be one number, not an array of shape {jnp.shape(stop)}; use save for several.")
+    if save is not None and (jnp.ndim(save) != 1 or jnp.size(save) == 0):
+        raise ValueError(f"save must be a non-empty array of shape (S,), not of shape {jnp.shape(save)}.")
+    if traced(stop, save, gamma0):
+        return
+    start = float(gamma0) if clock.counts_loss else 0.0
+    name, last = ("stop", stop) if stop is not None else ("the last of save", np.asarray(save)[-1])
+    if not np.isfinite(last) or last <= start:
+        raise ValueError(
+            f"{name} must be finite and above the start: {clock.label} starts at {start:.6g}, and {name} is {last:.6g}."
+        )
+    if save is not None:
+        points = np.asarray(save)
+        if not np.all(np.diff(points) > 0):
+            raise ValueError("save must be strictly increasing; sort it and drop repeated points.")
+        if not (points[0] > start and points[-1] <= last):
+            raise ValueError(
+                f"save must lie in (start, stop] = ({start:.6g}, {last:.6g}] in the coordinate of the clock "
+                f"({clock.label}), but it spans [{points[0]:.6g}, {points[-1]:.6g}]."
+            )
+
+
+def check_separable(model: Any, X: Any, y: Any, loss: AbstractLoss, clock: AbstractClock, stop: Any) -> None:
+    """Models linear in x on data that no beta separates: the loss has a positive lower bound."""
+    linear = hasattr(model, "beta") and jnp.ndim(X) == 2
+    if not (linear and clock.counts_loss and isinstance(loss, Exponential | Logistic)) or traced(X, y, stop):
+        return
+    entropy, peak = _certificate(np.asarray(X, float).tobytes(), np.asarray(y, float).tobytes(), len(np.asarray(y)))
+    count = len(np.asarray(y)) if loss.reduction == "mean" else 1
+    # Exponential: sum_n exp(-m_n) >= exp(entropy - lambda . m), and lambda . m = 0. Logistic: sum_n l(m_n) >=
+    # sum_n lambda_n l(m_n) / max lambda >= l(0) / max lambda. Both by Jensen's inequality.
+    bound = np.log(count) - entropy
+    if isinstance(loss, Logistic):
+        bound = np.log(count) + np.log(peak) - np.log(np.log(2.0))
+    if float(stop) > bound:
+        raise ValueError(
+            f"stop asks for -log L = {float(stop):.6g}, but no beta separates the data: weights lambda >= 0 with "
+            f"X^T (lambda y) = 0 show that -log L cannot exceed {bound:.6g}; add features or an intercept, or use "
+            "gflow.TimeClock()."
+        )
+
+
+@lru_cache(maxsize=64)
+def _certificate(X: bytes, y: bytes, count: int) -> tuple[float, float]:
+    """Entropy and largest entry of Gordan's certificate lambda (sum 1); -inf and inf where some beta separates."""
+    answer = separation(np.frombuffer(X).reshape(count, -1), np.frombuffer(y))
+    if answer.separable:
+        return -np.inf, np.inf
+    weights = answer.multipliers / answer.multipliers.sum()
+    positive = weights[weights > 0]
+    return float(-np.sum(positive * np.log(positive))), float(weights.max())

@@ -1,0 +1,17 @@
+"""The `gflow` command: switches on the 64-bit floats that the library asks for, then hands over to `gflow.cli`.
+
+It stands outside the package because importing gflow already needs them.
+"""
+
+import os
+
+
+def main() -> None:
+    os.environ["JAX_ENABLE_X64"] = "1"
+    from gflow.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()
