@@ -12,6 +12,7 @@ from .clocks import (  # noqa: E402
     TimeClock as TimeClock,
 )
 from .solve import FlowError as FlowError, gradient_flow as gradient_flow  # noqa: E402
+from .solvers import LogRadau as LogRadau  # noqa: E402
 from .status import Status as Status  # noqa: E402
 from .trajectory import Trajectory as Trajectory  # noqa: E402
 

@@ -45,6 +45,14 @@ class AbstractChart(eqx.Module):
         """Velocity of the coordinates, given c_n = d gamma / d f_n."""
 
     @abc.abstractmethod
+    def velocities(self, a: Float[Array, " P"], X: Array) -> tuple[Float[Array, "N P"], Float[Array, ""]]:
+        """M^-1 grad f_n for every sample, as a matrix V and the log of a common factor."""
+
+    def jacobian(self, a: Float[Array, " P"], X: Array) -> Float[Array, "N P"]:
+        """grad f_n for every sample."""
+        return jax.jacrev(lambda b: self.outputs(b, X))(a)
+
+    @abc.abstractmethod
     def length(self, a: Float[Array, " P"]) -> Float[Array, ""]:
         """The root mean square change of the coordinates that counts as one unit of arc length."""
 
@@ -86,6 +94,9 @@ class EuclideanChart(AbstractChart):
         top = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
         direction = v / top
         return Velocity(direction, jnp.log(top), top * jnp.sum(direction**2))
+
+    def velocities(self, a, X):
+        return self.jacobian(a, X), jnp.zeros(())
 
     def length(self, a):
         return jnp.sqrt(jnp.mean(a**2) + self.floor**2)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .clocks import AbstractClock
 from .flow import Flow, Sight
 from .losses import Square
-from .solvers import first_step, StepControl
+from .solvers import first_step, FlowTerm, LogRadau, StepControl
 from .status import Status
 
 # F is brought back to size one when it leaves exp(+-_GAUGE_RANGE).
@@ -61,12 +61,14 @@ def empty_saves(count: int, size: int) -> Saves:
     return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.asarray(0))
 
 
-def _terms(flow: Flow) -> diffrax.ODETerm:
-    return diffrax.ODETerm(flow.field)
+def _terms(flow: Flow) -> FlowTerm:
+    return FlowTerm(flow.field)
 
 
 def _with_tolerances(solver: Any, flow: Flow, state: Array, rtol: Array) -> Any:
     """Implicit Diffrax solvers: Newton is asked for a share of `rtol`, relative to each coordinate's own scale."""
+    if isinstance(solver, LogRadau):
+        return eqx.tree_at(lambda s: s.rtol, solver, rtol, is_leaf=lambda v: v is None)
     if not isinstance(solver, diffrax.AbstractImplicitSolver):
         return solver
     unset = [n for n in ("rtol", "atol", "norm") if not _is_set(getattr(solver.root_finder, n))]
@@ -98,11 +100,12 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
         gauge=gauge,
         sight=sight,
         h=h,
-        control=StepControl(rtol).init(terms, h, _order(solver, terms)),
+        # Python scalars and weak types would make the second piece of a run compile anew.
+        control=jax.tree.map(jnp.asarray, StepControl(rtol).init(terms, h, _order(solver, terms))),
         solver=solver_.init(terms, jnp.zeros(()), h, state, gauge),
         restart=jnp.asarray(False),
-        steps=jnp.asarray(0),
-        rejected=jnp.asarray(0),
+        steps=jnp.zeros((), int),
+        rejected=jnp.zeros((), int),
         status=jnp.where(moves, Status.running, Status.stationary_start),
     )
 
@@ -173,6 +176,7 @@ def advance(
         y1, e, dense_info, solver_state, result = take(p, p.h)
         e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
         size, sight = flow.error(e, p.state, p.sight, y1)
+        size = solver.local_error(size) if isinstance(solver, LogRadau) else size
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
@@ -211,8 +215,8 @@ def advance(
             control=jax.tree.map(lambda n, o: jnp.where(done, o, n), control, p.control),
             solver=pick(solver_state, p.solver),
             restart=jnp.where(moved, shift != 0, p.restart),
-            steps=p.steps + moved,
-            rejected=p.rejected + ~keep,
+            steps=p.steps + moved.astype(int),
+            rejected=p.rejected + (~keep).astype(int),
             status=status,
         )
         return p, saves

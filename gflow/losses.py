@@ -27,12 +27,13 @@ class AbstractLoss(eqx.Module):
             raise ValueError(f"reduction must be 'mean' or 'sum', not {self.reduction!r}.")
 
     @abc.abstractmethod
-    def _neg_log_mean(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]: ...
+    def neg_log_mean(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]:
+        """gamma of the mean loss."""
 
     def neg_log(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]:
         """gamma = -log L, in nats, from the outputs `f` and the targets `y`."""
         shift = math.log(f.shape[0]) if self.reduction == "sum" else 0.0
-        return self._neg_log_mean(f, y) - shift
+        return self.neg_log_mean(f, y) - shift
 
     @abc.abstractmethod
     def weights(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, " N"]:
@@ -47,8 +48,16 @@ class AbstractLoss(eqx.Module):
         """The size of the rounding errors in gamma."""
 
 
-class _MarginLoss(AbstractLoss):
-    """A loss of the margins m_n = y_n f_n, y_n in {-1, +1}."""
+class MarginLoss(AbstractLoss):
+    """A loss l(m) of the margins m_n = y_n f_n, y_n in {-1, +1}, that falls like e^-m."""
+
+    @abc.abstractmethod
+    def log_slope(self, m: Array) -> tuple[Array, Array]:
+        """log(-l'(m)) and its derivative."""
+
+    @abc.abstractmethod
+    def log_ratio(self, m: Array) -> tuple[Array, Array]:
+        """log(l(m) / -l'(m)) and its derivative."""
 
     def output_scale(self, f, y):
         # A margin that passes through zero is compared with the margins that carry the weight.
@@ -62,7 +71,7 @@ class _MarginLoss(AbstractLoss):
         return _EPS * (1.0 + 2.0 * jnp.max(jnp.abs(f)))
 
 
-class Exponential(_MarginLoss):
+class Exponential(MarginLoss):
     """l(f, y) = exp(-y f), y in {-1, +1}.
 
     **Arguments:**
@@ -82,7 +91,7 @@ class Exponential(_MarginLoss):
 
     reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
 
-    def _neg_log_mean(self, f, y):
+    def neg_log_mean(self, f, y):
         m = y * f
         # Near m = 0 (small initial scales) the sum of exponentials is 1 up to rounding: keep what differs from 1.
         near = jnp.max(jnp.abs(m)) < 0.5
@@ -91,6 +100,12 @@ class Exponential(_MarginLoss):
 
     def weights(self, f, y):
         return y * jax.nn.softmax(-y * f)
+
+    def log_slope(self, m):
+        return -m, -jnp.ones_like(m)
+
+    def log_ratio(self, m):
+        return jnp.zeros_like(m), jnp.zeros_like(m)
 
     def rounding(self, f, y):
         top = jnp.max(jnp.abs(f))
@@ -104,7 +119,7 @@ def _log_softplus(z: Array) -> Array:
     return jnp.where(far, z, jnp.log(jax.nn.softplus(jnp.where(far, 0.0, z))))
 
 
-class Logistic(_MarginLoss):
+class Logistic(MarginLoss):
     """l(f, y) = log(1 + exp(-y f)), y in {-1, +1}.
 
     **Arguments:**
@@ -123,13 +138,20 @@ class Logistic(_MarginLoss):
 
     reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
 
-    def _neg_log_mean(self, f, y):
+    def neg_log_mean(self, f, y):
         return math.log(f.shape[0]) - jax.nn.logsumexp(_log_softplus(-y * f))
 
     def weights(self, f, y):
         m = y * f
         total = jax.nn.logsumexp(_log_softplus(-m))
         return y * jnp.exp(jax.nn.log_sigmoid(-m) - total)
+
+    def log_slope(self, m):
+        return jax.nn.log_sigmoid(-m), -jax.nn.sigmoid(m)
+
+    def log_ratio(self, m):
+        ratio = _log_softplus(-m) - jax.nn.log_sigmoid(-m)
+        return ratio, jax.nn.sigmoid(m) - jnp.exp(-ratio)
 
 
 class Square(AbstractLoss):
@@ -155,7 +177,7 @@ class Square(AbstractLoss):
 
     reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
 
-    def _neg_log_mean(self, f, y):
+    def neg_log_mean(self, f, y):
         r = f - y
         top = jax.lax.stop_gradient(jnp.max(jnp.abs(r)))
         safe = jnp.where(top > 0, top, 1.0)

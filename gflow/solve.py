@@ -1,6 +1,8 @@
 """The front door: `gradient_flow`."""
 
+import contextlib
 import inspect
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +45,7 @@ def gradient_flow(
     rtol: float | Float[Array, ""] = 1e-8,
     max_steps: int = 100_000,
     throw: bool = True,
-    progress: bool = False,
+    progress: bool | Callable[[float], None] = False,
     metrics: dict[str, Callable] | None = None,
     resume: Trajectory | None = None,
 ) -> Trajectory:
@@ -65,7 +67,7 @@ def gradient_flow(
       coordinates, to beta (if the model has one), to the outputs and to the time.
     - `max_steps`: largest number of steps, rejected ones included.
     - `throw`: raise if the run fails; otherwise the trajectory up to there comes back with its status.
-    - `progress`: show a progress bar (decades of loss, or log10 t).
+    - `progress`: show a progress bar (decades of 1/L, or of t), or a function to be called with that number.
     - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run.
@@ -99,12 +101,10 @@ def gradient_flow(
     validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     flow = Flow(chart_of(model, X, y, loss), X, y, loss)
-    gamma0 = resume.position.gamma if resume is not None else _gamma(flow)
+    validate.check_points(clock, stop, save, _gamma(flow))
     earlier = None
     if resume is not None:
-        flow, save, earlier = _continue(resume, flow, clock, stop, save)
-        gamma0 = _gamma(flow)
-    validate.check_points(clock, stop, save if earlier is None else None, gamma0)
+        flow, stop, save, earlier = _continue(resume, flow, clock, stop, save)
     concrete = not validate.traced(model, X, y, stop, save, rtol)
     end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript]
     validate.check_separable(model, X, y, loss, clock, end)
@@ -121,9 +121,9 @@ def gradient_flow(
     if resume is None:
         position = _start(flow, solver, rtol)
     else:
-        position = eqx.tree_at(lambda p: p.status, resume.position, jnp.asarray(int(Status.running)))
+        position = eqx.tree_at(lambda p: p.status, resume.position, jnp.asarray(int(Status.running), int))
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
-    steps = jnp.asarray(max_steps) + (0 if resume is None else position.steps + position.rejected)
+    steps = jnp.asarray(max_steps, int) + (0 if resume is None else position.steps + position.rejected)
     run = lambda p, s, budget: _advance(flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), steps)
     if concrete:
         position, saves = _in_chunks(run, position, saves, clock, end, progress)
@@ -146,26 +146,42 @@ def _gamma(flow: Flow) -> Array:
     return flow.gamma(flow.chart.coordinates())
 
 
-def _in_chunks(run: Callable, position: Any, saves: Any, clock: AbstractClock, end: Any, progress: bool) -> Any:
+def _in_chunks(run: Callable, position: Any, saves: Any, clock: AbstractClock, end: Any, progress: Any) -> Any:
     """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
     budget = 500
-    unit, total = ("decades", clock.inner(end) / np.log(10.0)) if clock.counts_loss else ("log10 t", None)
-    total = None if total is None else float(f"{float(total):.6g}")
-    with tqdm(total=total, unit=" " + unit, disable=not progress) as bar:
+    target = float(clock.inner(end))
+    with _bar(clock, target, progress) as report:
         try:
             while int(position.status) == Status.running:
                 began = time.perf_counter()
                 position, saves = run(position, saves, budget)
-                jax.block_until_ready(position.status)
                 done = int(position.status) == Status.success
-                here = float(clock.inner(end)) if done else _inner(position, clock)
-                bar.n = round(max(here, 0.0) / np.log(10.0), 1)
-                bar.refresh()
+                report(target if done else _inner(position, clock))
                 if time.perf_counter() - began < 0.1:
                     budget = min(2 * budget, 1_000_000)
         except KeyboardInterrupt:
-            position = eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(Status.interrupted)))
+            position = eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(Status.interrupted), int))
     return position, saves
+
+
+@contextlib.contextmanager
+def _bar(clock: AbstractClock, target: float, progress: bool | Callable[[float], None]):
+    """A function that is told how far the run is, in decades."""
+    decade = math.log(10.0)
+    if callable(progress):
+        yield lambda inner: progress(inner / decade)
+        return
+    unit = " decades of 1/L" if clock.counts_loss else " decades of t"
+    with tqdm(total=round(target / decade, 1), unit=unit, disable=not progress, bar_format=_BAR) as bar:
+
+        def report(inner: float) -> None:
+            bar.n = round(max(inner / decade, 0.0), 1)
+            bar.refresh()
+
+        yield report
+
+
+_BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f}{unit} [{elapsed}<{remaining}]"
 
 
 def _inner(position: Any, clock: AbstractClock) -> float:
@@ -219,7 +235,7 @@ def _measure(fn: Callable, models: Any, flow: Flow) -> Array:
 
 
 def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, save: Any) -> Any:
-    """The flow of `resume`, the save points that are still to come, and the saves that are there."""
+    """The flow of `resume`, where to stop, the save points that are still to come, and the saves that are there."""
     same = jax.tree.structure(resume.flow) == jax.tree.structure(flow) and all(
         np.array_equal(a, b) for a, b in zip(jax.tree.leaves(resume.flow), jax.tree.leaves(flow), strict=True)
     )
@@ -243,18 +259,14 @@ def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, s
             ),
         )
     stored = earlier.neg_log_loss if clock.counts_loss else earlier.log_time
-    if save is None:
-        return resume.flow, save, earlier
-    inner = np.asarray(clock.inner(jnp.asarray(save, float)))
-    reached = _inner(resume.position, clock)
-    reached = max(reached, float(stored[-1])) if stored.shape[0] else reached
-    ahead = inner > reached + 1e-9 * abs(reached)
-    if not ahead.any():
+    stop = save[-1] if stop is None else stop
+    reached = max(_inner(resume.position, clock), *(float(v) for v in stored[-1:]), -np.inf)
+    beyond = lambda coordinate: np.asarray(clock.inner(jnp.asarray(coordinate, float))) > reached + 1e-9 * abs(reached)
+    if not beyond(stop):
         raise ValueError(
-            f"save must hold a point beyond where resume stands, but its last is {float(save[-1]):.6g}; "
-            "nothing is left to do."
+            f"stop must lie beyond where resume stands, but it is {float(stop):.6g}; nothing is left to do."
         )
-    return resume.flow, jnp.asarray(save)[ahead], earlier
+    return resume.flow, stop, save if save is None else jnp.asarray(save, float)[beyond(save)], earlier
 
 
 def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:

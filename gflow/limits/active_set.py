@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from .reduced import Reduced
 
-TOLERANCE = 1e-12  # of margins, relative to the sums that they are made of
+TOLERANCE = 1e-14  # of margins, relative to the sums that they are made of
 
 
 class Solved(Protocol):

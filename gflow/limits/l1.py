@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linprog
 
 from .checks import check_data
-from .l2 import separable, solve_l2
-from .reduced import Reduced
+from .l2 import separable
+from .q_path import Follower, Start, start
 from .result import L1MaxMargin
 
 SHARP = 1e-7  # the tolerance of HiGHS, relative to a solution and rows of order 1
@@ -45,21 +45,17 @@ def l1_max_margin(X: ArrayLike, y: ArrayLike) -> L1MaxMargin:
     """
     rows = check_data(X, y)
     data = separable(rows)
-    # In units of the l2 solution, b is of order 1 and so are the sums of the multipliers.
-    unit = float(np.abs(solve_l2(data)[0].b).max())
-    targets = data.targets / unit
-    b, weights = _linear_program(data.rows, targets)
-    b, weights = _polish(data.rows, targets, b, weights)
-    slope = data.rows.T @ weights
-    support, used = b != 0, weights > SHARP * weights.max()
-    tight = _tight(data.rows, targets, b)
-    steep = np.abs(slope) >= 1 - SHARP
-    degenerate = not (support.sum() == used.sum() == tight.sum() == steep.sum()) or bool(np.any(data.copies[support] > 1))
-    beta, multipliers = data.beta(b * unit), data.multipliers(weights)
-    beta = beta / (rows @ beta).min()
-    return L1MaxMargin(
-        beta, multipliers, np.array(_residual(rows, np.ones(len(rows)), beta, multipliers)), np.array(degenerate), np.abs(rows.T @ multipliers)
-    )
+    first = start(data, 6)
+    targets = first.problem.targets
+    b, weights = _polish(data.rows, targets, *_linear_program(data.rows, targets))
+    if _residual(data.rows, targets, b, weights) > 1e-12:
+        # Rows of very different size make the tolerances of the linear program coarse. The Q_mu path has none.
+        b, weights = _end_of_path(first)
+    beta, multipliers = data.beta(b * first.unit), data.multipliers(weights)
+    counts = {int(np.sum(mask)) for mask in _vertex(data.rows, targets, b, weights)}
+    degenerate = len(counts) > 1 or bool(np.any(data.copies[b != 0] > 1))
+    residual = _residual(rows, np.ones(len(rows)), beta, multipliers)
+    return L1MaxMargin(beta, multipliers, residual, degenerate, np.abs(rows.T @ multipliers))
 
 
 def _linear_program(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,10 +70,8 @@ def _polish(
     rows: np.ndarray, targets: np.ndarray, b: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solve again for the vertex of the samples and coordinates that the linear program found."""
-    support = np.abs(b) > SHARP * np.abs(b).max()
-    tight, used = _tight(rows, targets, b), weights > SHARP * weights.max()
+    support, steep, tight, used = _vertex(rows, targets, b, weights)
     slope = rows.T @ weights
-    steep = support | (np.abs(slope) > 1 - SHARP)
     sign = np.where(support, np.sign(b), np.sign(slope))
     primal, dual = np.zeros_like(b), np.zeros_like(weights)
     primal[support] = np.linalg.lstsq(rows[np.ix_(tight, support)], targets[tight], rcond=None)[0]
@@ -87,8 +81,20 @@ def _polish(
     )
 
 
-def _tight(rows: np.ndarray, targets: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return rows @ b - targets <= SHARP * (np.abs(rows) @ np.abs(b) + targets)
+def _vertex(rows: np.ndarray, targets: np.ndarray, b: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Coordinates with b_i != 0 and with |X^T lambda|_i = 1, samples on the margin and with lambda_n > 0; of a vertex
+    that is not degenerate, all of one number."""
+    support = np.abs(b) > SHARP * np.abs(b).max()
+    steep = support | (np.abs(rows.T @ weights) > 1 - SHARP)
+    used = weights > SHARP * weights.max()
+    tight = used | (rows @ b - targets <= SHARP * (np.abs(rows) @ np.abs(b) + targets))
+    return support, steep, tight, used
+
+
+def _end_of_path(first: Start) -> tuple[np.ndarray, np.ndarray]:
+    follower = Follower(first, first.log_top)
+    state = follower.move(np.log(1e-290))
+    return np.where(np.abs(state.b) > 1e-100 * np.abs(state.b).max(), state.b, 0.0), follower.multipliers
 
 
 def _residual(rows: np.ndarray, targets: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:

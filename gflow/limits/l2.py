@@ -1,4 +1,4 @@
-"""The l2 max-margin solution: the end of all paths at mu = infinity."""
+"""The l2 max-margin solution, where all paths start at mu = infinity."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from scipy.linalg import qr, solve_triangular
 from .active_set import minimise, relative_margins
 from .checks import check_data
 from .reduced import Reduced, reduce
-from .result import MaxMargin
+from .result import TIED, MaxMargin, margin_violation, relative_to_terms
 from .separability import separate
 
 
@@ -22,11 +22,11 @@ def l2_max_margin(X: ArrayLike, y: ArrayLike) -> MaxMargin:
     - `X` (N, d): the samples. There is no intercept; add a column of ones for one.
     - `y` (N,): their labels, -1 or +1.
 
-    **Returns:** a `MaxMargin`, beta = sum_n lambda_n y_n x_n.
+    **Returns:** a `MaxMargin` with beta = sum_n lambda_n y_n x_n.
 
     **Raises:** ValueError for wrong shapes, labels or values, and for data that no beta separates.
 
-    Source: Lawson & Hanson 1974, chapter 23 (least distance programming).
+    Source: least distance programming, Lawson & Hanson 1974, chapter 23.
 
     !!! example
 
@@ -41,8 +41,9 @@ def l2_max_margin(X: ArrayLike, y: ArrayLike) -> MaxMargin:
     data = separable(rows)
     solved, weights = solve_l2(data)
     beta, multipliers = data.beta(solved.b), data.multipliers(weights)
-    scale = (rows @ beta).min()
-    return MaxMargin(beta / scale, multipliers / scale, np.array(0.0), np.array(False))
+    stationarity = relative_to_terms(beta - rows.T @ multipliers, np.abs(rows).T @ multipliers)
+    residual = max(margin_violation(rows, beta, multipliers > 0), stationarity)
+    return MaxMargin(beta, multipliers, residual, is_degenerate(data, data.targets, solved.b, weights))
 
 
 def separable(rows: Float[np.ndarray, "N d"]) -> Reduced:
@@ -55,21 +56,28 @@ def separable(rows: Float[np.ndarray, "N d"]) -> Reduced:
 
 
 @dataclass(frozen=True, eq=False)
-class Quadratic:
+class Solved:
     active: Int[np.ndarray, " m"]
     multipliers: Float[np.ndarray, " m"]
     b: Float[np.ndarray, " k"]
 
 
-def solve_l2(data: Reduced) -> tuple[Quadratic, Float[np.ndarray, " n"]]:
+def solve_l2(data: Reduced) -> tuple[Solved, Float[np.ndarray, " n"]]:
+    """The active samples with their multipliers, and all multipliers."""
     root = np.sqrt(data.copies)
 
-    def solve(active: np.ndarray) -> Quadratic:
+    def solve(active: np.ndarray) -> Solved:
         if not len(active):
-            return Quadratic(active, np.zeros(0), np.zeros(data.rows.shape[1]))
+            return Solved(active, np.zeros(0), np.zeros(len(root)))
         Q, R = qr((data.rows[active] * root).T, mode="economic")
         half = solve_triangular(R, data.targets[active], trans="T")
-        return Quadratic(active, solve_triangular(R, half), root * (Q @ half))
+        return Solved(active, solve_triangular(R, half), root * (Q @ half))
 
-    none = np.zeros(0, dtype=int)
-    return minimise(data, data.targets, none, np.zeros(len(data.targets)), solve, lambda solved, part: None)
+    nobody = np.zeros(0, dtype=int)
+    return minimise(data, data.targets, nobody, np.zeros(len(data.targets)), solve, lambda solved, part: None)
+
+
+def is_degenerate(data: Reduced, targets: np.ndarray, b: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether some sample is on the margin with multiplier 0, nearly."""
+    margins = relative_margins(data, targets, b)
+    return bool(np.any((margins < TIED) & (weights < TIED * weights.max())))

@@ -40,7 +40,7 @@ def h(w: ArrayLike, depth: int, *, complement: ArrayLike | None = None) -> Float
     !!! example
 
         ```python
-        >>> from gflow.limits import h
+        >>> from gflow.limits.potentials import h
         >>> float(h(0.5, depth=4))  # 4 w / (1 - w^2)^2
         3.5555555555555554
 
@@ -49,10 +49,11 @@ def h(w: ArrayLike, depth: int, *, complement: ArrayLike | None = None) -> Float
     depth = check_depth(depth)
     w = np.asarray(w, dtype=np.float64)
     if depth == 2:
-        return 2 * np.sinh(w)
+        with np.errstate(over="ignore"):
+            return 2 * np.sinh(w)
     c = _complement(w, complement)
     p = Fraction(depth, depth - 2)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         outer = _power(c, -p) - _power(2 - c, -p)
     return np.where(np.abs(w) < 0.5, _h_inner(np.clip(w, -0.5, 0.5), float(p)), np.copysign(outer, w))
 
@@ -72,7 +73,7 @@ def h_inverse(s: ArrayLike, depth: int) -> Float[np.ndarray, "*S"]:
     !!! example
 
         ```python
-        >>> from gflow.limits import h_inverse
+        >>> from gflow.limits.potentials import h_inverse
         >>> float(h_inverse(3.5555555555555554, depth=4))
         0.5
 
@@ -96,7 +97,7 @@ def h_inverse_pair(s: ArrayLike, depth: int) -> tuple[Float[np.ndarray, "*S"], F
     !!! example
 
         ```python
-        >>> from gflow.limits import h_inverse_pair
+        >>> from gflow.limits.potentials import h_inverse_pair
         >>> w, rest = h_inverse_pair(1e60, depth=3)
         >>> float(w), float(rest)
         (1.0, 1e-20)
@@ -138,7 +139,7 @@ def q(s: ArrayLike, depth: int) -> Float[np.ndarray, "*S"]:
     !!! example
 
         ```python
-        >>> from gflow.limits import q
+        >>> from gflow.limits.potentials import q
         >>> float(q(1e-3, depth=2))  # s^2 / 4 - ...
         2.49999947916695e-07
 
@@ -166,7 +167,7 @@ def q_conjugate(w: ArrayLike, depth: int, *, complement: ArrayLike | None = None
     !!! example
 
         ```python
-        >>> from gflow.limits import q_conjugate
+        >>> from gflow.limits.potentials import q_conjugate
         >>> float(q_conjugate(0.5, depth=4))  # 2 w^2 / (1 - w^2)
         0.6666666666666666
 
@@ -175,10 +176,11 @@ def q_conjugate(w: ArrayLike, depth: int, *, complement: ArrayLike | None = None
     depth = check_depth(depth)
     w = np.asarray(w, dtype=np.float64)
     if depth == 2:
-        return 4 * np.sinh(w / 2) ** 2
+        with np.errstate(over="ignore"):
+            return 4 * np.sinh(w / 2) ** 2
     c = _complement(w, complement)
     r = Fraction(2, depth - 2)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         # (1 - w)^(-r) + (1 + w)^(-r) - 2 = 2 (e^a cosh b - 1), of which every term is positive.
         a = -float(r) / 2 * (np.log(c) + np.log(2 - c))
         a = np.where(np.abs(w) < 0.5, -float(r) / 2 * np.log1p(-np.minimum(w * w, 0.25)), a)

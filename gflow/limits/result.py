@@ -5,51 +5,65 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+TIED = 1e-9  # what counts as zero, relatively, when degeneracy is asked for
+
 
 @dataclass(frozen=True, eq=False)
 class MaxMargin:
-    """The solution of a max-margin problem; all arrays have a leading axis (S,) if S scales mu were asked for.
+    """The solution of a max-margin problem. All arrays have a leading axis (S,) if S scales mu were asked for.
 
-    - `beta` (d,): the solution, with min_n y_n x_n . beta = 1.
+    - `beta` (d,): the solution, with min_n y_n x_n . beta = 1 up to the rounding of that sum.
     - `multipliers` (N,): lambda >= 0 of the margins; equal samples share theirs equally.
-    - `residual`: the largest violation of the optimality conditions, relative to the sums that it is made of, and
-      the size of the last correction of beta if that is larger. What float64 cannot resolve shows here.
-    - `degenerate`: a sample lies on the margin without a multiplier, or the solution is not unique, so that statements
-      about generic data (rates, continuity in the data) need not hold.
+    - `residual`: the largest violation of the optimality conditions, relative to the sums that it is made of, or the
+      error of beta left by the solver, whichever is larger. What float64 cannot resolve shows here.
+    - `degenerate`: a sample lies on the margin with multiplier 0, or the solution is not unique, both up to 1e-9, so
+      that statements about generic data (rates, continuity) need not hold.
     """
 
     beta: Float[np.ndarray, "*S d"]
     multipliers: Float[np.ndarray, "*S N"]
-    residual: Float[np.ndarray, "*S"]
-    degenerate: Bool[np.ndarray, "*S"]
+    residual: Float[np.ndarray, " S"] | float
+    degenerate: Bool[np.ndarray, " S"] | bool
 
 
 @dataclass(frozen=True, eq=False)
 class L1MaxMargin(MaxMargin):
-    """The l1 solution. In addition
+    """The l1 solution; in addition
 
-    - `rho` (d,): |X^T lambda|, 1 on the support and at most 1 elsewhere.
+    - `rho` (d,): |X^T lambda|, which is 1 on the support and at most 1 elsewhere.
     """
 
     rho: Float[np.ndarray, " d"]
 
     @property
     def rho_max(self) -> float:
-        """The largest rho off the support: for generic data the excess of the depth-2 path is of order
-        mu^(1 - rho_max) as mu -> 0."""
+        """The largest rho off the support (0 without such coordinates). For generic data the excess of l1 norm of the
+        depth-2 path is of order mu^(1 - rho_max) as mu -> 0."""
         return float(np.max(self.rho, where=self.beta == 0, initial=0.0))
 
 
 @dataclass(frozen=True, eq=False)
 class IrreversiblePath(MaxMargin):
-    """Points of the irreversible path. In addition
+    """Points of the irreversible path; in addition
 
     - `mu` (S,): the scales.
-    - `left` (S, N): samples that left the margin, with their multipliers kept, between mu = inf and here. Where none
-      did, the multipliers of the Q_mu path are monotone and the two paths are equal.
+    - `left` (S, N): which samples had left the margin at least once on the way from mu = infinity. Where none had, the
+      multipliers of the Q_mu path are monotone up to there, and the two paths are the same.
     - `error`: an estimate of the relative error of beta.
     """
 
     mu: Float[np.ndarray, "*S"]
     left: Bool[np.ndarray, "*S N"]
-    error: Float[np.ndarray, "*S"]
+    error: Float[np.ndarray, " S"] | float
+
+
+def margin_violation(
+    rows: Float[np.ndarray, "N d"], beta: Float[np.ndarray, " d"], on_margin: Bool[np.ndarray, " N"]
+) -> float:
+    """By how much margins are below 1, or differ from 1 where they should not, relative to the terms of their sums."""
+    error = (rows @ beta - 1) / (np.abs(rows) @ np.abs(beta) + 1)
+    return float(np.max(np.where(on_margin, np.abs(error), -error), initial=0.0))
+
+
+def relative_to_terms(error: np.ndarray, terms: np.ndarray) -> float:
+    return float(np.max(np.abs(error) / np.where(terms > 0, terms, 1.0)))

@@ -75,6 +75,7 @@ class Basis:
         self.shift = shift
         self.g = shift[self.O] - self.T.T @ shift[self.B]
         self.poles = problem.depth > 2
+        self.stretch = problem.depth / max(problem.depth - 2, 1)  # d log beta / d log c
         self._corner: tuple[bytes, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def split(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,6 +97,13 @@ class Basis:
         """lambda_A from w_B and c_B."""
         corner, rest = self.split(w, c)
         return self._at_corner(corner)[2] + self.inverse.T @ rest
+
+    def blur(self, place: Place, share: np.ndarray) -> float:
+        corner, _ = self.split(place.w[self.B], place.c[self.B])
+        gap = self._at_corner(corner)[1]
+        terms = np.abs(self.T).T @ np.abs(corner) + np.abs(self.g) + 1
+        relative = np.where(gap == 0, 0.0, 4 * EPS * terms / place.c[self.O])
+        return float(np.max(self.stretch * relative * share[self.O], initial=0.0))
 
     def _at_corner(self, corner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """w_O, 1 - |w_O| and the multipliers at w_B = corner."""
@@ -156,6 +164,20 @@ class State:
     @cached_property
     def tangent(self) -> "Tangent":
         return Tangent(self)
+
+    @cached_property
+    def error(self) -> float:
+        """An estimate of the relative error of b: the last correction, and rounding of the tableau where a small
+        1 - |w_i| off the basis is a difference of terms of order 1."""
+        if not self.basis.poles:
+            return self.correction
+        return max(self.correction, self.basis.blur(self.place, np.abs(self.b) / np.abs(self.b).max()))
+
+    def ahead(self, log_mu: float) -> Float[np.ndarray, " k"]:
+        """y expected at another mu."""
+        step = log_mu - self.log_mu
+        bent = step**2 / 2 * self.tangent.y2
+        return self.y + step * self.tangent.y + np.where(np.abs(bent) < 1.0, bent, 0.0)
 
 
 class Tangent:

@@ -126,6 +126,18 @@ class LogarithmicChart(AbstractChart):
         slope = jnp.sum(depth * jnp.exp(depth * log_u) * push * direction)
         return Velocity(direction.reshape(-1), top + jnp.log(float(depth)), slope)
 
+    def jacobian(self, a, X):
+        depth = self.template.depth
+        rate = depth * jnp.exp(depth * (self.template.log_scale[None] + a.reshape(2, -1)))
+        return jnp.concatenate([X * rate[:1], -X * rate[1:]], axis=1)
+
+    def velocities(self, a, X):
+        depth = self.template.depth
+        exponent = (depth - 2) * (self.template.log_scale[None] + a.reshape(2, -1))
+        top = jax.lax.stop_gradient(jnp.max(jnp.where(jnp.any(X != 0, axis=0)[None], exponent, -jnp.inf)))
+        rate = jnp.exp(exponent - top)
+        return jnp.concatenate([X * rate[:1], -X * rate[1:]], axis=1), top + jnp.log(float(depth))
+
     def length(self, a):
         return jnp.ones((), a.dtype)
 

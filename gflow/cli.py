@@ -1,0 +1,153 @@
+"""The command line. `gflow transition` runs a study on a data set and writes its table, data and figures."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `gflow` command. Exits with 2 on bad input, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"gflow: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ngflow: interrupted; the same command goes on from the finished flows.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gflow", description="Gradient flow to losses like 1e-1000.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "transition",
+        help="from the kernel to the rich regime on a data set",
+        description="Integrate diagonal networks over initialization scales down to tiny losses, and tell which "
+        "max-margin limit each flow is near. Writes transition.nc, table.csv, phase-diagram.png and paths.png.",
+    )
+    command.add_argument("data", nargs="?", default="iris", help="iris, breast-cancer, toy, or a CSV file with a header")
+    command.add_argument("--label", help="label column of the CSV file")
+    command.add_argument("--depth", type=int, nargs="+", default=[2, 3], help="depths, each at least 2")
+    command.add_argument("--scales", type=_grid, default=_grid("0.01:100:41"), help="LOW:HIGH:COUNT, log-spaced")
+    command.add_argument("--decades", type=_grid, default=_grid("1:1000:31"), help="log10 1/loss, LOW:HIGH:COUNT")
+    command.add_argument("--loss", choices=("exponential", "logistic"), default="exponential")
+    command.add_argument("--rtol", type=float, default=1e-6)
+    command.add_argument("--max-steps", type=int, default=1_000_000)
+    command.add_argument("--no-intercept", action="store_true", help="do not append a column of ones")
+    command.add_argument("--no-standardize", action="store_true", help="leave the columns as they are")
+    command.add_argument("--out", type=Path, default=Path("transition-output"), help="folder for the results")
+    command.set_defaults(run=_transition)
+    return parser
+
+
+def _grid(text: str) -> np.ndarray:
+    """LOW:HIGH:COUNT, log-spaced; a single number stands for itself."""
+    try:
+        parts = text.split(":")
+        if len(parts) == 1:
+            values = np.array([float(text)])
+        else:
+            low, high, count = parts
+            values = np.geomspace(float(low), float(high), int(count))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH:COUNT, such as 0.01:100:41") from None
+    if not (np.all(np.isfinite(values)) and np.all(values > 0) and values.size and np.all(np.diff(values) > 0)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be positive, with LOW below HIGH and COUNT at least 1")
+    return values
+
+
+def _transition(options: argparse.Namespace) -> None:
+    _cache_compilations()
+    from tqdm.auto import tqdm
+
+    from . import datasets, losses, plots
+    from .studies import transition
+
+    data = datasets.load(
+        options.data,
+        label=options.label,
+        intercept=False if options.no_intercept else None,
+        standardize=False if options.no_standardize else None,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    loss = losses.Logistic() if options.loss == "logistic" else losses.Exponential()
+    print(data)
+    flows = len(options.depth) * options.scales.size
+    last = float(options.decades[-1])
+    print(f"{flows} flows to a loss of 1e-{last:g}; the bar counts decades of 1/loss.")
+    began = time.perf_counter()
+    with tqdm(total=flows * last, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} decades [{elapsed}<{remaining}]") as bar:
+        done: dict[str, float] = {}
+
+        def progress(name: str, here: float) -> None:
+            done[name] = max(here, 0.0)
+            bar.set_description(f"{name}, loss 1e-{max(here, 0.0):.0f}", refresh=False)
+            bar.n = min(sum(done.values()), bar.total)
+            bar.refresh()
+
+        ds = transition(
+            data.X,
+            data.y,
+            depths=options.depth,
+            scales=options.scales,
+            decades=options.decades,
+            loss=loss,
+            rtol=options.rtol,
+            max_steps=options.max_steps,
+            store=options.out / "transition.nc",
+            progress=progress,
+        )
+        bar.n = bar.total
+        bar.set_description(f"{flows} flows", refresh=False)
+    _print_table(ds)
+    ds[["excess_l1", "excess_l2", "distance_l2", "distance_Q_mu", "distance_l1", "nearest"]].to_dataframe().to_csv(
+        options.out / "table.csv"
+    )
+    figures = plots.transition_figures(ds, options.out)
+    names = ["transition.nc", "table.csv", *(figure.name for figure in figures)]
+    print(f"\n{time.perf_counter() - began:.1f} s. Written to {options.out}: {', '.join(names)}")
+    failed = int((ds.status != 1).sum())
+    if failed:
+        from .status import Status
+
+        codes = sorted({int(code) for code in ds.status.values.ravel() if code != 1})
+        print(f"{failed} of {flows} flows did not reach the last accuracy:", file=sys.stderr)
+        for code in codes:
+            print(f"  {int((ds.status == code).sum())}: {Status(code).sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_table(ds: xr.Dataset) -> None:
+    """Every few scales and accuracies; table.csv has them all."""
+    from .studies.transition import LIMITS
+
+    rows = np.unique(np.linspace(0, ds.sizes["scale"] - 1, 9).round().astype(int))
+    columns = np.unique(np.linspace(0, ds.sizes["decades"] - 1, 4).round().astype(int))
+    heads = [f"loss 1e-{float(ds.decades[k]):.4g}" for k in columns]
+    print("\nExcess l1 norm, excess l2 norm of beta/gamma, and the nearest limit (ties within 1% go to l2, then l1)")
+    for depth in ds.depth.values:
+        print(f"\ndepth {depth}".ljust(13) + "".join(head.ljust(24) for head in heads))
+        one = ds.sel(depth=depth)
+        for j in rows:
+            cells = []
+            for k in columns:
+                at = one.isel(scale=j, decades=k)
+                limit = "-" if int(at.nearest) < 0 else LIMITS[int(at.nearest)]
+                cells.append(f"{float(at.excess_l1):8.4f} {float(at.excess_l2):8.4f} {limit}".ljust(24))
+            print(f"{float(one.scale[j]):<12.4g}" + "".join(cells).rstrip())
+
+
+def _cache_compilations() -> None:
+    import jax
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gflow" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
