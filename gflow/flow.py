@@ -82,11 +82,13 @@ class Flow(eqx.Module):
         # What lies within rounding, of the outputs or of gamma, is no error of the step: near-zero residuals are full
         # of it.
         noise = jnp.clip(de, -8 * _EPS * jnp.abs(outputs), 8 * _EPS * jnp.abs(outputs))
+        # A step too far blows up the outputs and with them the rounding that it could hide behind.
+        rounding = jnp.minimum(sight.rounding, seen.rounding)
         sizes = (
             self.chart.error(ea, before[:-1], a1),
             _rms(_ratio(de - noise, jnp.maximum(sight.output_scale, seen.output_scale))),
             _rms(_ratio(dbeta, jnp.maximum(sight.beta_size, seen.beta_size))),
-            jnp.maximum(jnp.abs(_ratio(e[-1], after[-1])) - 8 * sight.rounding, 0.0),
+            jnp.maximum(jnp.abs(_ratio(e[-1], after[-1])) - 8 * rounding, 0.0),
         )
         return jnp.max(jnp.stack(sizes)), sight
 

@@ -375,8 +375,8 @@ def kkt_residual(
       the angle between theta and grad gamma: 1 - cos is half its square;
     - `slackness` = delta / ||theta||^2 = max_n w_n (m_n - min m) / (||theta|| ||grad gamma||), w_n = d gamma / d m_n.
 
-    Both tend to 0 along the flow of a homogeneous model, like a power of 1 / gamma. They bound the best multipliers'
-    residuals from above.
+    Along the flow of a homogeneous model the slackness falls like 1 / gamma. The stationarity tends to 0 as well, but
+    slowly, and for degrees above 2 it may rise for a while as the flow leaves a KKT point that is unstable.
 
     **Arguments:**
 

@@ -111,8 +111,9 @@ class OneSample:
 
             if self.loss == "square":
                 outputs = [self.y * (1 - mp.mpf(2) ** -k) for k in range(1, 60)]
+                outputs += [self.y * mp.mpf(2) ** -k for k in range(2, 80, 3)]
             else:
-                outputs = [mp.mpf(2) ** k for k in range(-6, 13)]
+                outputs = [mp.mpf(2) ** k for k in range(13)] + [mp.mpf(2) ** (-2 * k) for k in range(1, 40)]
                 outputs += [f - k for k in (60, 40, 30, 20, 15, 11, 8, 6, 4, 3, 2, 1, 0.5)]
             breaks = [self.parameter(v) for v in outputs if 0 < v < f]
             first = min([end, mp.mpf(0), *breaks]) - 60

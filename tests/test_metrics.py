@@ -1,6 +1,7 @@
 from functools import partial
 from itertools import pairwise
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ def separable(seed, N, d):
 
 
 X, y = separable(3, 4, 6)
+FAST = {"solver": diffrax.Tsit5(), "rtol": 1e-7}  # quicker to compile than the default
 
 
 def diagonal(depth, scale, log_ratio):
@@ -68,7 +70,7 @@ class TwoLayer(eqx.Module):
         return self.output @ jax.nn.relu(self.hidden @ x) ** 2
 
 
-def two_layer(scale=0.5, seed=1, width=12):
+def two_layer(scale=0.5, seed=1, width=8):
     rng = np.random.default_rng(seed)
     return TwoLayer(jnp.asarray(scale * rng.normal(size=(width, 6))), jnp.asarray(scale * rng.normal(size=width)))
 
@@ -96,7 +98,7 @@ def flows():
             "balance": balancedness,
             "kkt": kkt_residual,
         }
-        out[depth, scale] = model, gflow.gradient_flow(model, X, y, save=save, metrics=metrics)
+        out[depth, scale] = model, gflow.gradient_flow(model, X, y, save=save, metrics=metrics, **FAST)
     return out
 
 
@@ -109,7 +111,7 @@ def homogeneous_flow():
         "kkt": kkt_residual,
     }
     save = jnp.geomspace(2.5, 200.0, 20)
-    return gflow.gradient_flow(model, X, y, save=save, rtol=1e-7, metrics=metrics)
+    return gflow.gradient_flow(model, X, y, save=save, metrics=metrics, **FAST)
 
 
 # Closed forms
@@ -206,16 +208,15 @@ def test_depth_10_at_1e_60_does_not_underflow():
 
 
 def test_an_inert_coordinate_of_another_scale_does_not_hide_the_rest():
-    scale = jnp.array([1e-60, 1e-60, 1e3])
-    data = np.array([[1.0, 2.0, 0.0], [2.0, -1.0, 0.0]])
-    log_ratio = np.array([[1.0, -0.5, 0.0], [-1.0, 0.7, 0.0]])
-    model = diagonal(10, scale, log_ratio)
-    start = diagonal(10, scale, np.zeros((2, 3)))
-    small = diagonal(10, 1.0, log_ratio[:, :2])
-    expected = kernel_change(small, data[:, :2], reference=diagonal(10, 1.0, np.zeros((2, 2))))
-    assert float(kernel_change(model, data, reference=start)) == pytest.approx(float(expected), rel=1e-11)
+    data = X * np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    log_ratio = np.asarray(grown(10, 1.0).log_ratio).copy()
+    log_ratio[:, 5] = 0.0
+    tiny, mixed = np.full(6, 1e-60), np.array([1e-60] * 5 + [1e3])
+    model, start = (diagonal(10, mixed, log_ratio), DiagonalNetwork(6, depth=10, scale=mixed))
+    expected = kernel_change(diagonal(10, tiny, log_ratio), data, reference=DiagonalNetwork(6, depth=10, scale=tiny))
+    assert float(kernel_change(model, data, reference=start)) == pytest.approx(float(expected), rel=1e-12)
     # theta is almost all in the inert coordinate, so it is orthogonal to the gradient.
-    assert float(kkt_residual(model, data, np.ones(2)).stationarity) == pytest.approx(np.sqrt(2.0), rel=1e-12)
+    assert float(kkt_residual(model, data, y).stationarity) == pytest.approx(np.sqrt(2.0), rel=1e-12)
 
 
 def test_kkt_residual_at_a_max_margin_solution():
@@ -285,8 +286,6 @@ def test_jit_and_vmap_agree_with_the_plain_call():
         loop = [jnp.asarray(fn(model, A, b)) for model in models]
         batch = eqx.filter_jit(eqx.filter_vmap(lambda model, fn=fn: jnp.asarray(fn(model, A, b))))(stack)
         np.testing.assert_allclose(batch, jnp.stack(loop), rtol=1e-12, atol=1e-14)
-        traced = eqx.filter_jit(fn)(models[1], A, b)
-        np.testing.assert_allclose(jnp.asarray(traced), loop[1], rtol=1e-12, atol=1e-14)
 
 
 # Invariances
@@ -374,8 +373,12 @@ def test_kkt_residual_vanishes(flows, homogeneous_flow):
         assert kkt[-1, 1] < 1e-3
         assert kkt[-1, 0] < 0.3 * kkt[0, 0]
     kkt = np.asarray(homogeneous_flow.metrics["kkt"])
-    assert kkt[-1, 0] < 0.1 * kkt[0, 0]
-    assert kkt[-1, 1] < 0.1 * kkt[0, 1]
+    assert np.all(np.diff(kkt[:, 0]) < 0)
+    assert kkt[-1, 0] < 0.4 * kkt[0, 0]
+    # The slackness falls like 1 / gamma.
+    late = np.asarray(homogeneous_flow.neg_log_loss) > 20
+    product = kkt[late, 1] * np.asarray(homogeneous_flow.neg_log_loss)[late]
+    assert np.max(product) < 1.3 * np.min(product)
     # In the kernel regime the flow is nowhere near a KKT point of the weights.
     assert float(flows[3, 1e3][1].metrics["kkt"][-1, 0]) > 1.0
 
@@ -411,7 +414,8 @@ def test_layers_are_conserved_along_a_flow(homogeneous_flow):
 @pytest.mark.parametrize("activation, linear", [(jax.nn.relu, False), (lambda z: z, True)], ids=["relu", "linear"])
 def test_a_gradient_step_changes_an_mlp_at_second_order_only(activation, linear):
     start = eqx.nn.MLP(6, "scalar", 7, 3, activation, key=jax.random.key(2), dtype=float)
-    gradient = eqx.filter_grad(lambda m: Exponential().neg_log(jax.vmap(m)(jnp.asarray(X)), jnp.asarray(y)))(start)
+    gamma = lambda model: Exponential().neg_log(jax.vmap(model)(jnp.asarray(X)), jnp.asarray(y))
+    gradient = eqx.filter_jit(eqx.filter_grad(gamma))(start)
     step = lambda h: eqx.apply_updates(start, jax.tree.map(lambda g: h * g, gradient))
     change = lambda h, linear: float(balancedness(step(h), reference=start, linear=linear))
     assert 0 < change(1e-4, linear) < 1e-7

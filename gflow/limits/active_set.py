@@ -21,9 +21,12 @@ TOLERANCE = 1e-14  # of margins, relative to the sums that they are made of
 class Solved(Protocol):
     """b and the multipliers of the active samples, at which these have a_n . b = t_n."""
 
-    active: Int[np.ndarray, " m"]
-    multipliers: Float[np.ndarray, " m"]
-    b: Float[np.ndarray, " k"]
+    @property
+    def active(self) -> Int[np.ndarray, " m"]: ...
+    @property
+    def multipliers(self) -> Float[np.ndarray, " m"]: ...
+    @property
+    def b(self) -> Float[np.ndarray, " k"]: ...
 
 
 P = TypeVar("P", bound=Solved)
@@ -39,10 +42,10 @@ def minimise(
     active: Int[np.ndarray, " m"],
     multipliers: Float[np.ndarray, " n"],
     solve: Callable[[np.ndarray], P],
-    step_back: Callable[[P, float], None],
+    moved: Callable[[P, float], None],
 ) -> tuple[P, Float[np.ndarray, " n"]]:
-    """Start from `multipliers` >= 0 that vanish off `active`. `solve(active)` may start from the point where the
-    search stands; `step_back(solved, part)` tells it that the search moved there by `part` <= 1 of the way."""
+    """Start from `multipliers` >= 0 that vanish off `active`, which are independent. `moved(solved, part)` tells that
+    the search went by `part` <= 1 of the way to what `solve` returned, which may start from there the next time."""
     feasible, tied, newest = multipliers.copy(), np.zeros(len(multipliers), bool), -1
     for _ in range(100 + 20 * len(targets)):
         solved = solve(active)
@@ -57,11 +60,11 @@ def minimise(
                 reach = np.where(there < 0, here / (here - there), np.inf)
             part = reach.min()
             feasible[active] = np.where(reach <= part, 0.0, here + part * (there - here))
-            step_back(solved, float(part))
+            moved(solved, float(part))
             active, newest = active[reach > part], -1
             continue
         feasible[active] = there
-        step_back(solved, 1.0)
+        moved(solved, 1.0)
         shortfall = relative_margins(data, targets, solved.b)
         shortfall[active] = 0.0
         shortfall[tied] = 0.0

@@ -4,7 +4,7 @@ Along the flow beta = alpha^D h_D(w), with w in proportion to X^T nu, where nu_n
 of sample n, never decreases. A sample that leaves the margin keeps its nu_n, and from then on beta differs from the
 solution of the Q_mu problem, in which the multiplier would return to 0. The limit is the incremental minimisation of
 
-    sum_i q_D*((X^T lambda)_i) - sum_n lambda_n / mu   over   lambda >= its past values,   as mu decreases from infinity.
+    sum_i q_D*((X^T lambda)_i) - sum_n lambda_n / mu   over   lambda >= its past values,   as mu falls from infinity.
 
 In terms of theta = 1 / mu and the margins m_n = y_n x_n . beta, beta = mu h_D(X^T lambda), it is the problem
 
@@ -19,17 +19,19 @@ Source: derived from the dual form of the flow (Woodworth et al. 2020, arXiv 200
 2007.06738), and compared with the flow at large alpha.
 """
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
-from .active_set import Stuck, relative_margins
+from .active_set import relative_margins, Stuck
 from .checks import check_data, check_depth, check_mu
 from .l2 import separable
-from .q_path import Start, q_violation, start
-from .result import TIED, IrreversiblePath
-from .tableau import State, solve
+from .q_path import q_violation, Start, start
+from .result import IrreversiblePath, TIED
+from .tableau import solve, State
 
 ZERO = 1e-10  # what counts as 0: of rates relative to their sum,
 SHARPER = 1e3  # and of margins - 1 relative to their terms, divided by this
@@ -58,22 +60,25 @@ class Walker:
     def step(self) -> State:
         """Move on. Returns the lower end of the piece of path whose upper end `state` was."""
         old = self.state
-        while True:
-            try:
-                new = self.at(old.log_mu - self.stride, old)
-                missed = float(np.max(np.abs(old.ahead(new.log_mu) - new.y)))
-            except Stuck:
-                missed = np.inf
-            if missed < 0.1:
-                break
+        new, missed = self._try(old)
+        while new is None or missed > 0.1:
             self.stride /= 2
             if self.stride < 1e-7:
                 raise Stuck
+            new, missed = self._try(old)
         if missed < 0.02:
             self.stride = min(1.5 * self.stride, STRIDE)
         new, event = self._up_to_event(old, new)
         self.state = new if event is None else self._pass(new, event)
         return new
+
+    def _try(self, old: State) -> tuple[State | None, float]:
+        """A step and the error of its prediction, which says how smooth the path is here."""
+        try:
+            new = self.at(old.log_mu - self.stride, old)
+        except Stuck:
+            return None, np.inf
+        return new, float(np.max(np.abs(old.ahead(new.log_mu) - new.y)))
 
     def _up_to_event(self, old: State, new: State) -> tuple[State, int | None]:
         """The first event between two states, if any, or a part of the way that has none."""
@@ -93,7 +98,7 @@ class Walker:
                 new, event = self.at(old.log_mu + first[sample] / 2 * (new.log_mu - old.log_mu), old), None
             else:
                 target = lambda log_mu, n=sample: _signals(self.at(log_mu, old))[0][n]
-                root = brentq(target, new.log_mu, old.log_mu, xtol=1e-14, rtol=1e-14)
+                root: Any = brentq(target, new.log_mu, old.log_mu, xtol=1e-14)
                 new, event = self.at(float(root), old), sample
         raise Stuck
 
@@ -111,7 +116,11 @@ class Walker:
         )
         below = cubic < -ZERO
         below[0], below[-1] = False, f1 < -ZERO
-        return (f0, f1), d0 > FLAT, np.where(below.any(axis=0), t[below.argmax(axis=0), 0], np.inf)
+        first = np.where(below.any(axis=0), t[below.argmax(axis=0), 0], np.inf)
+        # An interpolant that comes much nearer to 0 than its ends is not trusted with the sign there.
+        lowest = cubic.argmin(axis=0)
+        close = (np.minimum(f0, f1) > ZERO) & (cubic.min(axis=0) < np.minimum(f0, f1) / 2) & (abs(length) > 0.02)
+        return (f0, f1), d0 > FLAT, np.where(close & (first == np.inf), t[lowest, 0], first)
 
     def _pass(self, state: State, sample: int) -> State:
         """Let a sample leave or join the margin, and find which others leave with it.
@@ -186,21 +195,27 @@ def irreversible_path(X: ArrayLike, y: ArrayLike, *, mus: ArrayLike, depth: int)
     !!! example
 
         ```python
-        >>> import numpy as np
-        >>> from gflow.limits import irreversible_path
-        >>> X = np.array([[2.0, 1.0, 0.0], [1.0, 0.5, 0.2]])
-        >>> path = irreversible_path(X, [1, 1], mus=[10.0, 0.1, 0.001], depth=2)
-        >>> path.beta.round(3), path.left.any()
-        (array([[0.759, 0.379, 0.256],
-               [0.773, 0.338, 0.291],
-               [0.802, 0.216, 0.449]]), False)
+        >>> from gflow.limits import irreversible_path, q_max_margin
+        >>> X, y = [[4.0, -2.0], [3.0, 4.0]], [1, 1]
+        >>> path = irreversible_path(X, y, mus=[1.0, 1e-2, 1e-4], depth=3)
+        >>> path.left[:, 0]  # the first sample is gone at the second scale: no longer the path of Q_mu
+        array([False,  True,  True])
+        >>> path.beta.round(3)
+        array([[0.273, 0.045],
+               [0.276, 0.043],
+               [0.325, 0.006]])
+        >>> q_max_margin(X, y, mu=[1.0, 1e-2, 1e-4], depth=3).beta.round(3)
+        array([[0.273, 0.045],
+               [0.273, 0.045],
+               [0.273, 0.045]])
 
         ```
     """
     rows, scales, depth = check_data(X, y), check_mu("mus", mus), check_depth(depth)
     data = separable(rows)
     first = start(data, depth)
-    logs = np.log(scales.reshape(-1)) - np.log(first.unit)
+    flat: Any = scales.reshape(-1)
+    logs = np.log(flat) - np.log(first.unit)
     goals = np.minimum(logs, first.log_top)
     S, N = len(logs), len(rows)
     beta, multipliers, left = np.zeros((S, rows.shape[1])), np.zeros((S, N)), np.zeros((S, N), dtype=bool)
@@ -217,11 +232,11 @@ def irreversible_path(X: ArrayLike, y: ArrayLike, *, mus: ArrayLike, depth: int)
                 state = walker.at(goals[i], upper)
                 weights = frozen.copy()
                 weights[state.active] = state.multipliers
-                beta[i] = data.beta(state.b * first.unit)
-                multipliers[i] = data.multipliers(weights) * first.beyond(goals[i], scales.reshape(-1)[i])
+                beta[i] = data.beta(state.in_units(first.unit))
+                multipliers[i] = data.multipliers(weights) * first.beyond(goals[i], flat[i])
                 left[i] = data.samples(gone)
                 on_margin = data.samples(np.isin(np.arange(len(weights)), state.active))
-                violation = q_violation(rows, beta[i], multipliers[i], on_margin, scales.reshape(-1)[i], depth)
+                violation = q_violation(rows, beta[i], multipliers[i], on_margin, flat[i], depth)
                 signals = _signals(state)[0]
                 error[i] = state.error
                 residual[i] = max(violation, state.error, -float(signals[state.active].min()))

@@ -48,7 +48,7 @@ def kkt_residual(beta: ArrayLike, X: ArrayLike, y: ArrayLike, *, depth: int) -> 
         >>> from gflow.limits import kkt_residual
         >>> X, y = [[3.0, 4.0]], [1]
         >>> [round(float(kkt_residual(beta, X, y, depth=3)), 12) for beta in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0])]
-        [0.0, 0.0, 0.142857142857]
+        [0.0, 0.0, 0.141421356237]
 
         ```
     """
@@ -136,7 +136,7 @@ def excess_l2(direction: ArrayLike, solution: MaxMargin) -> Float[np.ndarray, "*
 def _excess(direction: ArrayLike, solution: MaxMargin, order: int) -> Float[np.ndarray, "*S"]:
     if not isinstance(solution, MaxMargin) or solution.beta.ndim != 1:
         raise ValueError(f"solution must be what l{order}_max_margin returned, not {type(solution).__name__}.")
-    direction = np.asarray(direction, dtype=np.float64)
-    if direction.ndim == 0 or direction.shape[-1] != len(solution.beta):
-        raise ValueError(f"direction must have shape (..., {len(solution.beta)}) as the solution, not {direction.shape}.")
+    direction, d = np.asarray(direction, dtype=np.float64), len(solution.beta)
+    if direction.ndim == 0 or direction.shape[-1] != d:
+        raise ValueError(f"direction must have shape (..., {d}) like the beta of solution, not {direction.shape}.")
     return np.linalg.norm(direction, order, axis=-1) / np.linalg.norm(solution.beta, order) - 1

@@ -51,7 +51,7 @@ def l1_max_margin(X: ArrayLike, y: ArrayLike) -> L1MaxMargin:
     if _residual(data.rows, targets, b, weights) > 1e-12:
         # Rows of very different size make the tolerances of the linear program coarse. The Q_mu path has none.
         b, weights = _end_of_path(first)
-    beta, multipliers = data.beta(b * first.unit), data.multipliers(weights)
+    beta, multipliers = data.beta(b * first.unit) + 0.0, data.multipliers(weights)
     counts = {int(np.sum(mask)) for mask in _vertex(data.rows, targets, b, weights)}
     degenerate = len(counts) > 1 or bool(np.any(data.copies[b != 0] > 1))
     residual = _residual(rows, np.ones(len(rows)), beta, multipliers)
@@ -102,10 +102,10 @@ def _residual(rows: np.ndarray, targets: np.ndarray, b: np.ndarray, weights: np.
     margins, slope = rows @ b - targets, rows.T @ weights
     return float(
         max(
+            0.0,
             np.max(-margins / (np.abs(rows) @ np.abs(b) + targets)),
             np.max(-weights) / np.max(np.abs(weights)),
             np.max((np.abs(slope) - 1) / (np.abs(rows).T @ np.abs(weights) + 1)),
             abs(np.abs(b).sum() - targets @ weights) / np.abs(b).sum(),
-            0.0,
         )
     )

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg import solve_triangular
 
 from .active_set import minimise, relative_margins
 from .checks import check_data
-from .reduced import Reduced, reduce
-from .result import TIED, MaxMargin, margin_violation, relative_to_terms
+from .reduced import reduce, Reduced
+from .result import margin_violation, MaxMargin, relative_to_terms, TIED
 from .separability import separate
 
 
@@ -69,8 +69,8 @@ def solve_l2(data: Reduced) -> tuple[Solved, Float[np.ndarray, " n"]]:
     def solve(active: np.ndarray) -> Solved:
         if not len(active):
             return Solved(active, np.zeros(0), np.zeros(len(root)))
-        Q, R = qr((data.rows[active] * root).T, mode="economic")
-        half = solve_triangular(R, data.targets[active], trans="T")
+        Q, R = np.linalg.qr((data.rows[active] * root).T)
+        half = solve_triangular(R, data.targets[active], trans=1)
         return Solved(active, solve_triangular(R, half), root * (Q @ half))
 
     nobody = np.zeros(0, dtype=int)

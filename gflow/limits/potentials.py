@@ -110,7 +110,7 @@ def h_inverse_pair(s: ArrayLike, depth: int) -> tuple[Float[np.ndarray, "*S"], F
         w = np.arcsinh(s / 2)
         return w, 1 - np.abs(w)
     p, size = Fraction(depth, depth - 2), np.abs(s)
-    near = size < _h_inner(np.float64(0.5), float(p))
+    near = size < _h_inner(np.array(0.5), float(p))
     # |w| <= 1/2: Newton's method from the right of the root of a convex function.
     inner = np.where(near, size, 0.0)
     w = np.minimum(inner / (2 * float(p)), 0.5)
@@ -141,7 +141,7 @@ def q(s: ArrayLike, depth: int) -> Float[np.ndarray, "*S"]:
         ```python
         >>> from gflow.limits.potentials import q
         >>> float(q(1e-3, depth=2))  # s^2 / 4 - ...
-        2.49999947916695e-07
+        2.49999994791667e-07
 
         ```
     """
@@ -169,7 +169,7 @@ def q_conjugate(w: ArrayLike, depth: int, *, complement: ArrayLike | None = None
         ```python
         >>> from gflow.limits.potentials import q_conjugate
         >>> float(q_conjugate(0.5, depth=4))  # 2 w^2 / (1 - w^2)
-        0.6666666666666666
+        0.6666666666666665
 
         ```
     """

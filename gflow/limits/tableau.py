@@ -4,14 +4,14 @@ For the active samples A, with the multipliers of all others fixed, beta = mu h_
 
     X_A beta = 1,        w - f in the row space of X_A     (f: the part of w that the fixed multipliers make).
 
-With as many coordinates B (the basis) as there are active samples, chosen where h' is largest, this is the tableau of
-the simplex method,
+With as many coordinates B (the basis) as there are active samples, chosen where h' is largest, and R the rest, this is
+the tableau of the simplex method,
 
-    beta_B + T beta_O = X_AB^(-1) 1,     w_O = T^T w_B + g,     T = X_AB^(-1) X_AO,     g = f_O - T^T f_B,
+    beta_B + T beta_R = X_AB^(-1) 1,     w_R = T^T w_B + g,     T = X_AB^(-1) X_AR,     g = f_R - T^T f_B,
 
 solved for w_B by Newton's method. No difference of large numbers occurs in it: near the poles of depth > 2 the basis
 carries 1 - |w|, and lambda is computed at the end. With v = h'_B^(1/2) dw_B the Newton matrix is I + K K^T,
-K = h'_B^(-1/2) T h'_O^(1/2), whose entries are of order 1 by the choice of the basis, whatever mu.
+K = h'_B^(-1/2) T h'_R^(1/2), whose entries are of order 1 by the choice of the basis, whatever mu.
 """
 
 from dataclasses import dataclass
@@ -65,18 +65,22 @@ class Basis:
     def __init__(self, problem: Problem, active: np.ndarray, shift: np.ndarray, weight: np.ndarray):
         rows = problem.data.rows[active]
         self.B = _heaviest_basis(rows, weight)
-        self.O = np.setdiff1d(np.arange(rows.shape[1]), self.B)
+        self.R = np.setdiff1d(np.arange(rows.shape[1]), self.B)
         self.inverse = np.linalg.inv(rows[:, self.B])
         self.rounding = 8 * EPS * len(active)
-        size, rest, targets = np.abs(self.inverse), rows[:, self.O], problem.targets[active]
+        size, rest, targets = np.abs(self.inverse), rows[:, self.R], problem.targets[active]
         self.T = _without_noise(self.inverse @ rest, self.rounding * (size @ np.abs(rest)))
         self.sums = _without_noise(self.inverse @ targets, self.rounding * (size @ targets))
         self.noise = self.rounding * (size @ np.abs(rest))
         self.shift = shift
-        self.g = shift[self.O] - self.T.T @ shift[self.B]
+        self.g = shift[self.R] - self.T.T @ shift[self.B]
         self.poles = problem.depth > 2
         self.stretch = problem.depth / max(problem.depth - 2, 1)  # d log beta / d log c
         self._corner: tuple[bytes, np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def scaled(self, log_weight: np.ndarray) -> np.ndarray:
+        """K of the module's head."""
+        return self.T * np.exp(np.minimum(log_weight[self.R] - log_weight[self.B][:, None], 300.0))
 
     def split(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """w_B as corner + rest: -1 or 1 and 1 - |w| near a pole of depth > 2, and 0 and w elsewhere."""
@@ -85,7 +89,7 @@ class Basis:
         return np.where(near, sign, 0.0), np.where(near, -sign * c, w)
 
     def others(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """w_O and c_O from w_B and c_B."""
+        """w_R and c_R from w_B and c_B."""
         corner, rest = self.split(w, c)
         base, gap, _ = self._at_corner(corner)
         move = self.T.T @ rest
@@ -102,11 +106,11 @@ class Basis:
         corner, _ = self.split(place.w[self.B], place.c[self.B])
         gap = self._at_corner(corner)[1]
         terms = np.abs(self.T).T @ np.abs(corner) + np.abs(self.g) + 1
-        relative = np.where(gap == 0, 0.0, 4 * EPS * terms / place.c[self.O])
-        return float(np.max(self.stretch * relative * share[self.O], initial=0.0))
+        relative = np.where(gap == 0, 0.0, 4 * EPS * terms / place.c[self.R])
+        return float(np.max(self.stretch * relative * share[self.R], initial=0.0))
 
     def _at_corner(self, corner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """w_O, 1 - |w_O| and the multipliers at w_B = corner."""
+        """w_R, 1 - |w_R| and the multipliers at w_B = corner."""
         key = corner.tobytes()
         if self._corner is None or self._corner[0] != key:
             base = self.T.T @ corner + self.g
@@ -157,9 +161,14 @@ class State:
     factor: Float[np.ndarray, "m m"]  # Cholesky factor of I + K K^T
     correction: float  # of b by the last Newton step, relative to the largest coordinate
 
-    @cached_property
+    @property
     def multipliers(self) -> Float[np.ndarray, " m"]:
         return self.basis.multipliers(self.place.w[self.basis.B], self.place.c[self.basis.B])
+
+    def in_units(self, unit: float) -> Float[np.ndarray, " k"]:
+        """unit * b, where b itself may be too small for float64."""
+        log_b = self.log_mu + self.problem.log_copies + coordinates.log_s(self.y, self.problem.depth)
+        return np.where(log_b > -500.0, unit * self.b, np.sign(self.y) * np.exp(log_b + np.log(unit)))
 
     @cached_property
     def tangent(self) -> "Tangent":
@@ -185,22 +194,22 @@ class Tangent:
 
     def __init__(self, state: State):
         basis, depth, y = state.basis, state.problem.depth, state.y
-        B, O, T = basis.B, basis.O, basis.T
+        B, R, T = basis.B, basis.R, basis.T
         root = np.exp(state.log_weight)
         stretch = np.exp(coordinates.log_stretch(y, depth) - state.log_weight)
         solve = lambda r: -cho_solve((state.factor, True), r / root[B])
         v = np.empty_like(y)  # (mu h')^(1/2) dw
         v[B] = solve(basis.sums)
-        v[O] = root[O] * (T.T @ (v[B] / root[B]))
+        v[R] = root[R] * (T.T @ (v[B] / root[B]))
         self.b = np.empty_like(y)
-        self.b[O] = state.b[O] + root[O] * v[O]
-        self.b[B] = -T @ self.b[O]
+        self.b[R] = state.b[R] + root[R] * v[R]
+        self.b[B] = -T @ self.b[R]
         self.y = stretch * v
         self.multipliers = basis.inverse.T @ (v[B] / root[B])
         bent = root * v * (1 + coordinates.bend(y, depth) * self.y)
         u = np.empty_like(y)
-        u[B] = solve(bent[B] + T @ bent[O])
-        u[O] = root[O] * (T.T @ (u[B] / root[B]))
+        u[B] = solve(bent[B] + T @ bent[R])
+        u[R] = root[R] * (T.T @ (u[B] / root[B]))
         self.y2 = stretch * u + (0.0 if depth == 2 else 2 * np.tanh(y) * self.y**2)
         self.multipliers2 = basis.inverse.T @ (u[B] / root[B])
 
@@ -231,48 +240,47 @@ def solve(
         raise Stuck from None
 
 
-def _newton(problem: Problem, active: np.ndarray, log_mu: float, y: np.ndarray, shift: np.ndarray, rounds: int) -> State:
+def _newton(
+    problem: Problem, active: np.ndarray, log_mu: float, y: np.ndarray, shift: np.ndarray, rounds: int
+) -> State:
     depth, log_mus = problem.depth, log_mu + problem.log_copies
+    weights = lambda y: (log_mus + coordinates.log_slope(y, depth)) / 2
     if not np.all(np.isfinite(y)):
         raise Stuck
-    basis, y = _basis(problem, active, shift, y, log_mus)
+    basis = Basis(problem, active, shift, weights(y))
+    y = _complete(basis, y, depth)
     previous = np.inf
     for _ in range(rounds):
-        B, O, T = basis.B, basis.O, basis.T
-        log_weight = (log_mus + coordinates.log_slope(y, depth)) / 2
-        K = T * np.exp(log_weight[O] - log_weight[B][:, None])
+        log_weight = weights(y)
+        K = basis.scaled(log_weight)
         if np.abs(K).max(initial=0.0) > 1e3:
-            basis, y = _basis(problem, active, shift, y, log_mus)
-            B, O, T = basis.B, basis.O, basis.T
-            log_weight = (log_mus + coordinates.log_slope(y, depth)) / 2
-            K = T * np.exp(log_weight[O] - log_weight[B][:, None])
+            basis = Basis(problem, active, shift, log_weight)
+            y = _complete(basis, y, depth)
+            log_weight = weights(y)
+            K = basis.scaled(log_weight)
         size = log_mus + coordinates.log_s(y, depth)
         if size.max() > 300.0:
             raise Stuck
+        B, R, T = basis.B, basis.R, basis.T
         b = np.sign(y) * np.exp(size)
-        error = b[B] + T @ b[O] - basis.sums
+        error = b[B] + T @ b[R] - basis.sums
         factor = cholesky(np.eye(len(B)) + K @ K.T, lower=True)
         root = np.exp(log_weight)
         v = np.empty_like(y)
         v[B] = -cho_solve((factor, True), error / root[B])
-        v[O] = root[O] * (T.T @ (v[B] / root[B]))
+        v[R] = root[R] * (T.T @ (v[B] / root[B]))
         dy = v * np.exp(coordinates.log_stretch(y, depth) - log_weight)
         bent = float(np.max(np.abs(dy * coordinates.bend(y, depth))))
         correction = float(np.max(np.abs(root * v)) / np.max(np.abs(b)))
         change = max(bent, correction)
         if change < 1e-13 or (change < 1e-7 and change > 0.3 * previous):
-            place = Place(*coordinates.to_w(y, depth))
+            # w is as exact as it can be; beta_B is had from it with the rounding of log beta, and here without.
             b[B] = np.where(np.abs(error) < 1e-6 * np.abs(b[B]), b[B] - error, b[B])
+            place = Place(*coordinates.to_w(y, depth))
             return State(problem, active, basis, log_mu, place, y, b, log_weight, factor, correction)
         previous = change
-        part = np.log1p(bent) / bent if bent > 1e-3 else 1.0
-        y = _move(basis, y, dy, part, depth)
+        y = _move(basis, y, dy, np.log1p(bent) / bent if bent > 1e-3 else 1.0, depth)
     raise Stuck
-
-
-def _basis(problem: Problem, active, shift, y, log_mus) -> tuple[Basis, np.ndarray]:
-    basis = Basis(problem, active, shift, log_mus / 2 + coordinates.log_slope(y, problem.depth) / 2)
-    return basis, _complete(basis, y, problem.depth)
 
 
 def _move(basis: Basis, y: np.ndarray, dy: np.ndarray, part: float, depth: int) -> np.ndarray:
@@ -285,11 +293,11 @@ def _move(basis: Basis, y: np.ndarray, dy: np.ndarray, part: float, depth: int) 
 
 
 def _complete(basis: Basis, y: np.ndarray, depth: int) -> np.ndarray:
-    """y_O from y_B."""
+    """y_R from y_B."""
     w, c = coordinates.to_w(y[basis.B], depth)
     w, c = basis.others(w, c)
     if depth > 2 and not np.all(c > 0):
         raise Stuck
     y = y.copy()
-    y[basis.O] = coordinates.from_w(w, c, depth)
+    y[basis.R] = coordinates.from_w(w, c, depth)
     return y
