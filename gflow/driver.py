@@ -128,7 +128,8 @@ def advance(
     max_steps: Int[Array, ""],
 ) -> tuple[Position, Saves]:
     """Take up to `budget` steps, or stop where the last of `targets` (inner coordinates of `clock`) is passed."""
-    targets = jax.lax.stop_gradient(targets)
+    # The landing depends on its target; which step passes it does not.
+    aims, targets = targets, jax.lax.stop_gradient(targets)
     terms = _terms(flow)
     order = _order(solver, terms)
     zero = jnp.zeros(())
@@ -160,7 +161,7 @@ def advance(
         rate = flow.rate(a)
         speed = rate.gamma if clock.counts_loss else jnp.exp(rate.log_tau - p.gauge) / landed[-1]
         # The dense output is less accurate than the step: what is left is small, and its square below tolerance.
-        ds = (target - value(landed, p.gauge)) / speed
+        ds = (aims[saves.filled] - value(landed, p.gauge)) / speed
         ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < p.h), ds, 0.0)
         landed = landed + ds * flow.field(zero, landed, p.gauge)
         k = saves.filled

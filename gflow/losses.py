@@ -143,8 +143,10 @@ class Logistic(MarginLoss):
 
     def weights(self, f, y):
         m = y * f
-        total = jax.nn.logsumexp(_log_softplus(-m))
-        return y * jnp.exp(jax.nn.log_sigmoid(-m) - total)
+        logs = _log_softplus(-m)
+        # Differences of numbers of size gamma come first: they are exact, the logarithm of a sum is not.
+        top = jax.lax.stop_gradient(jnp.max(logs))
+        return y * jnp.exp(jax.nn.log_sigmoid(-m) - top) / jnp.sum(jnp.exp(logs - top))
 
     def log_slope(self, m):
         return jax.nn.log_sigmoid(-m), -jax.nn.sigmoid(m)

@@ -273,12 +273,12 @@ def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
     if not throw:
         return traj
     if not concrete:
-        code = eqx.error_if(
-            traj.status_code,
+        # On all of the trajectory: whoever reads only the final model must hear of it too.
+        return eqx.error_if(
+            traj,
             traj.status_code != Status.success,
             "gradient_flow did not reach its stop inside a JAX transformation; pass throw=False for the status.",
         )
-        return eqx.tree_at(lambda t: t.status_code, traj, code)
     if not traj.success and int(traj.status_code) != Status.interrupted:
         raise FlowError(f"{traj.status} (throw=False returns the trajectory up to here.)", traj)
     return traj

@@ -5,6 +5,7 @@ The networks are beta = u_+^D - u_-^D from u_+ = u_- = alpha. With z = integral 
     D = 2:  beta = 2 alpha^2 sinh(4 z),      D > 2:  u_+-^(2-D) = alpha^(2-D) -+ D (D-2) z.
 """
 
+import itertools
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -121,7 +122,7 @@ class OneSample:
             with mp.workdps(25):
                 total = mp.fsum(
                     mp.quad(integrand, [a, b], method="gauss-legendre", maxdegree=5)
-                    for a, b in zip(breaks, breaks[1:], strict=False)
+                    for a, b in itertools.pairwise(breaks)
                 )
             return mp.log(total)
 
@@ -188,8 +189,8 @@ def scipy_path(X, y, loss, depth, scale, gammas, rtol=1e-13):
 
 
 def raw_path(X, y, loss, depth, scale, times):
-    """u_+ and u_- (S, 2, d) at `times`, from du/dt = -grad L (mean) as it stands, by SciPy's Radau."""
-    n, d = X.shape
+    """u_+ and u_- (S, 2, d) at `times`, from du/dt = -grad L (mean) as it stands, by SciPy's DOP853."""
+    d = X.shape[1]
 
     def field(t, u):
         f = X @ (u[:d] ** depth - u[d:] ** depth)

@@ -18,7 +18,9 @@ def test_inner_coordinates(t):
 
 
 def test_decades():
-    assert gflow.decades(1000) == 1000 * np.log(10) and np.array_equal(gflow.decades(np.arange(3.0)), np.log(10) * np.arange(3.0))
+    assert gflow.decades(1000) == 1000 * np.log(10) and np.array_equal(
+        gflow.decades(np.arange(3.0)), np.log(10) * np.arange(3.0)
+    )
 
 
 @pytest.mark.parametrize("depth, scale", [(2, 1e-20), (2, 1.0), (3, 0.1)])

@@ -28,7 +28,10 @@ def dual(model, depth):
                     z = [sign * mp.mpf(float(a)) / 2 for a in row]
                 else:
                     z = [
-                        -sign * mp.expm1((2 - depth) * mp.mpf(float(a))) * mp.exp((2 - depth) * s) / (depth * (depth - 2))
+                        -sign
+                        * mp.expm1((2 - depth) * mp.mpf(float(a)))
+                        * mp.exp((2 - depth) * s)
+                        / (depth * (depth - 2))
                         for a, s in zip(row, log_scale, strict=True)
                     ]
                 rows.append([mp.fsum(mp.mpf(float(p)) * v for p, v in zip(r, z, strict=True)) for r in pull] + z)
@@ -38,7 +41,6 @@ def dual(model, depth):
 
 def closed_form(z, depth, scale):
     """beta = alpha^D h_D(w), w = D (D-2) alpha^(D-2) z (w = 4 z for D = 2)."""
-    scale = mp.mpf(float(scale))
     if depth == 2:
         return [2 * scale**2 * mp.sinh(4 * v) for v in z]
     power = mp.mpf(depth) / (depth - 2)
@@ -66,7 +68,8 @@ def test_closed_form_in_the_dual_variable(depth, scale):
     for beta, p, m in zip(np.asarray(traj.model.beta), plus, minus, strict=True):
         with mp.workdps(60):
             z = [a if a > 0 else b for a, b in zip(p[count:], m[count:], strict=True)]
-            truth = [float(v) for v in closed_form(z, depth, scale)]
+            alpha = mp.exp(mp.mpf(float(traj.model.log_scale[0, 0])))
+            truth = [float(v) for v in closed_form(z, depth, alpha)]
         assert relative(beta, truth) < 10 * RTOL
 
 
@@ -75,7 +78,7 @@ def test_closed_form_in_the_dual_variable(depth, scale):
 def test_against_scipy(depth, loss):
     """The same path from SciPy's DOP853 on equations written out in oracles.py, at scales far apart."""
     targets = np.array([1.0, -0.5]) if loss == "square" else y
-    gammas = np.array([1.0, 3.0, 10.0, 25.0]) if loss == "square" else GAMMAS
+    gammas = np.array([1.3, 3.0, 10.0, 25.0]) if loss == "square" else GAMMAS
     for scale in (1e-6, 0.1, 30.0):
         truth, log_times = scipy_path(X, targets, loss, depth, scale, gammas, rtol=1e-12)
         traj = gflow.gradient_flow(diagonal(depth, scale), X, targets, loss=LOSSES[loss], save=gammas, rtol=RTOL)

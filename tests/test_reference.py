@@ -1,4 +1,4 @@
-"""The 40-digit reference values in data/dual-flow.json (two collocation orders and a Taylor integrator agree on them)."""
+"""The 40-digit reference values in data/dual-flow.json, on which two collocation orders and Taylor series agree."""
 
 import jax
 import numpy as np

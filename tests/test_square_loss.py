@@ -4,6 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from common import LOSSES, relative
@@ -40,7 +41,9 @@ class Deep(eqx.Module):
 
 def logistic_log_time(p, scale, y=1.0):
     """t = log(p (y - p_0) / (p_0 (y - p))) / 2y, p_0 = scale^2."""
-    return np.log((np.log(p / y) - np.log1p(-p / y) - 2 * np.log(scale / np.sqrt(y)) + np.log1p(-(scale**2) / y)) / (2 * y))
+    return np.log(
+        (np.log(p / y) - np.log1p(-p / y) - 2 * np.log(scale / np.sqrt(y)) + np.log1p(-(scale**2) / y)) / (2 * y)
+    )
 
 
 def gamma_at(p, y=1.0):
@@ -67,7 +70,9 @@ def test_escape_with_other_targets(target):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("solver", [diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Kvaerno5()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "solver", [diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Kvaerno5()], ids=lambda s: type(s).__name__
+)
 def test_escape_with_stock_solvers(scale, solver):
     """Right to 1e-6, or refused; never quietly wrong."""
     p = np.array([0.1, 0.5, 0.999])
@@ -106,9 +111,7 @@ def test_escape_of_the_diagonal_network(depth, scale):
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-20])
 def test_escape_of_a_deep_module(scale):
-    """t = integral of dp / (D p^(2 - 2/D) (1 - p)); with p = q^3, D = 3, dp = 3 q^2 dq: t = integral dq / (q^2 (1 - q^3))."""
-    import mpmath as mp
-
+    """D = 3: t = integral of dp / (3 p^(4/3) (1 - p)), which is that of dq / (q^2 (1 - q^3)) with p = q^3."""
     p = np.array([0.1, 0.5, 0.999])
     traj = gflow.gradient_flow(Deep(jnp.full(3, scale)), ONE, np.ones(1), loss=SQUARE, save=gamma_at(p), rtol=1e-8)
     with mp.workdps(40):

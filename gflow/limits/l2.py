@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.linalg import solve_triangular
+from scipy.linalg import cho_factor, cho_solve
 
-from .active_set import minimise, relative_margins
+from .active_set import minimise, relative_margins, Stuck
 from .checks import check_data
 from .reduced import reduce, Reduced
 from .result import margin_violation, MaxMargin, relative_to_terms, TIED
 from .separability import separate
+from .tableau import Basis, Problem
 
 
 def l2_max_margin(X: ArrayLike, y: ArrayLike) -> MaxMargin:
@@ -24,7 +25,8 @@ def l2_max_margin(X: ArrayLike, y: ArrayLike) -> MaxMargin:
 
     **Returns:** a `MaxMargin` with beta = sum_n lambda_n y_n x_n.
 
-    **Raises:** ValueError for wrong shapes, labels or values, and for data that no beta separates.
+    **Raises:** ValueError for wrong shapes, labels or values, and for data that no beta separates; RuntimeError if the
+    data are too close to degenerate for float64.
 
     Source: least distance programming, Lawson & Hanson 1974, chapter 23.
 
@@ -64,17 +66,29 @@ class Solved:
 
 def solve_l2(data: Reduced) -> tuple[Solved, Float[np.ndarray, " n"]]:
     """The active samples with their multipliers, and all multipliers."""
-    root = np.sqrt(data.copies)
+    problem, root = Problem(data, data.targets, 2), np.sqrt(data.copies)
 
     def solve(active: np.ndarray) -> Solved:
         if not len(active):
             return Solved(active, np.zeros(0), np.zeros(len(root)))
-        Q, R = np.linalg.qr((data.rows[active] * root).T)
-        half = solve_triangular(R, data.targets[active], trans=1)
-        return Solved(active, solve_triangular(R, half), root * (Q @ half))
+        # The tableau at h' = 1, which features of very different size do not make ill-conditioned.
+        basis = Basis(problem, active, np.zeros(len(root)), np.log(root))
+        B, R = basis.B, basis.R
+        K = basis.scaled(np.log(root))
+        w = cho_solve(cho_factor(np.eye(len(B)) + K @ K.T), basis.sums / root[B]) / root[B]
+        b = np.empty(len(root))
+        b[R] = data.copies[R] * (basis.T.T @ w)
+        b[B] = basis.sums - basis.T @ b[R]
+        return Solved(active, basis.inverse.T @ w, b)
 
     nobody = np.zeros(0, dtype=int)
-    return minimise(data, data.targets, nobody, np.zeros(len(data.targets)), solve, lambda solved, part: None)
+    try:
+        return minimise(data, data.targets, nobody, np.zeros(len(data.targets)), solve, lambda solved, part: None)
+    except Stuck:
+        raise RuntimeError(
+            "The l2 max-margin problem could not be solved in float64: some samples on the margin nearly depend on each "
+            "other; drop near-duplicates, or rescale the features."
+        ) from None
 
 
 def is_degenerate(data: Reduced, targets: np.ndarray, b: np.ndarray, weights: np.ndarray) -> bool:
