@@ -132,7 +132,8 @@ def _print_table(ds: xr.Dataset) -> None:
     rows = np.unique(np.linspace(0, ds.sizes["scale"] - 1, 9).round().astype(int))
     columns = np.unique(np.linspace(0, ds.sizes["decades"] - 1, 4).round().astype(int))
     heads = [f"loss 1e-{float(ds.decades[k]):.4g}" for k in columns]
-    print("\nExcess l1 norm, excess l2 norm of beta/gamma, and the nearest limit (ties within 1% go to l2, then l1)")
+    print("\nExcess l1 norm, excess l2 norm of beta/gamma, and the nearest limit (ties within 1% go to l2, then l1;")
+    print("in brackets if farther than 10% of its norm; early, beta/gamma has not reached margin 1 and excess is negative)")
     for depth in ds.depth.values:
         print(f"\ndepth {depth}".ljust(13) + "".join(head.ljust(24) for head in heads))
         one = ds.sel(depth=depth)
@@ -141,6 +142,8 @@ def _print_table(ds: xr.Dataset) -> None:
             for k in columns:
                 at = one.isel(scale=j, decades=k)
                 limit = "-" if int(at.nearest) < 0 else LIMITS[int(at.nearest)]
+                if limit != "-" and float(at[f"distance_{limit}"]) > 0.1:
+                    limit = f"({limit})"
                 cells.append(f"{float(at.excess_l1):8.4f} {float(at.excess_l2):8.4f} {limit}".ljust(24))
             print(f"{float(one.scale[j]):<12.4g}" + "".join(cells).rstrip())
 

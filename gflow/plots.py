@@ -41,7 +41,9 @@ def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     ax = plt.subplots(layout="constrained")[1] if ax is None else ax
     one = ds.sel(depth=depth)
     scale, decades = one.scale.values, one.decades.values
-    top = max(float(np.nanmax(one.Q_excess_l1)), 1e-3)
+    # Late enough for beta / gamma to have a margin near 1: earlier values are below zero, whatever the limit.
+    late = one.excess_l1.where(one.decades >= 10 * one.decades[0])
+    top = max(float(np.nanmax(one.Q_excess_l1)), float(late.quantile(0.98)), 1e-3)
     image = ax.pcolormesh(
         scale, decades, one.excess_l1.values.T, cmap="cividis", shading="nearest", vmin=0.0, vmax=top, rasterized=True
     )
@@ -51,7 +53,7 @@ def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     for exponent in _mu_exponents(drawn.min(), drawn.max()):
         line = depth * np.log10(fine) - exponent - np.log10(np.log(10.0))
         inside = (line >= np.log10(decades.min())) & (line <= np.log10(decades.max()))
-        if inside.sum() < 12:
+        if inside.sum() < 30:
             continue
         x, y = fine[inside], 10 ** line[inside]
         ax.plot(x, y, color="white", lw=2.4)
@@ -103,11 +105,14 @@ def excess_plane(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     ax.plot(0.0, end, "^", color=_GREEN, ms=9, label=r"$\ell_1$ max margin", zorder=5)
     bar = ax.figure.colorbar(plt.cm.ScalarMappable(norm, colours), ax=ax, label="initialization scale α")
     bar.ax.yaxis.set_major_locator(LogLocator())
+    # Room for the ends of the paths, unless they are far from all limits.
     wide = max(float(np.nanmax(one.Q_excess_l1)), 0.02)
     tall = max(float(np.nanmax(one.Q_excess_l2)), end, 0.02)
+    right = np.clip(np.nanmax(one.excess_l1[:, -1]), 1.2 * wide, 4 * wide)
+    upper = np.clip(np.nanmax(one.excess_l2[:, -1]), 1.2 * tall, 4 * tall)
     ax.set(
-        xlim=(-0.25 * wide, 1.6 * wide),
-        ylim=(-0.25 * tall, 1.6 * tall),
+        xlim=(-0.12 * right - 0.1 * wide, 1.15 * right),
+        ylim=(-0.12 * upper - 0.1 * tall, 1.25 * upper),
         xlabel="excess ℓ₁ norm of β/γ",
         ylabel="excess ℓ₂ norm of β/γ",
     )

@@ -33,12 +33,12 @@ def check_data(X: Any, y: Any, loss: Any) -> None:
             f"loss must be a gflow loss such as gflow.losses.Exponential(), not {loss!r}; "
             "write its brackets."
         )
-    if jnp.ndim(X) < 2 or jnp.ndim(y) != 1 or jnp.shape(X)[0] != jnp.shape(y)[0]:
+    if np.ndim(X) < 2 or np.ndim(y) != 1 or np.shape(X)[0] != np.shape(y)[0]:
         raise ValueError(
-            f"X must have shape (N, d) and y shape (N,) with the same N, not {jnp.shape(X)} and {jnp.shape(y)}."
+            f"X must have shape (N, d) and y shape (N,) with the same N, not {np.shape(X)} and {np.shape(y)}."
         )
-    if jnp.size(X) == 0:
-        raise ValueError(f"X must hold at least one sample and one feature, not shape {jnp.shape(X)}.")
+    if np.size(X) == 0:
+        raise ValueError(f"X must hold at least one sample and one feature, not shape {np.shape(X)}.")
     if not traced(X) and not np.all(np.isfinite(X)):
         raise ValueError("X must be finite, but it holds NaN or infinite values; remove or impute them.")
     if not traced(y) and not np.all(np.isfinite(y)):
@@ -71,7 +71,7 @@ def check_model(model: Any, X: Any) -> None:
         out = eqx.filter_eval_shape(model, X[0])
     except Exception as error:
         raise ValueError(
-            f"model must map one sample of shape {jnp.shape(X)[1:]} to a number, but calling it failed: {error}"
+            f"model must map one sample of shape {np.shape(X)[1:]} to a number, but calling it failed: {error}"
         ) from error
     if getattr(out, "shape", None) != ():
         raise ValueError(
@@ -94,9 +94,9 @@ def check_solver(solver: Any) -> None:
 
 
 def check_numbers(rtol: Any, max_steps: Any) -> None:
-    if not traced(rtol) and not (jnp.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
+    if not traced(rtol) and not (np.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol}.")
-    if not traced(max_steps) and not (jnp.ndim(max_steps) == 0 and max_steps >= 1 and max_steps == int(max_steps)):
+    if not traced(max_steps) and not (np.ndim(max_steps) == 0 and max_steps >= 1 and max_steps == int(max_steps)):
         raise ValueError(f"max_steps must be a positive integer, not {max_steps}.")
 
 
@@ -109,13 +109,13 @@ def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
         )
     if stop is None and save is None:
         raise ValueError(f"stop or save must be given, in the coordinate of the clock ({clock.label}).")
-    if stop is not None and jnp.ndim(stop) != 0:
-        raise ValueError(f"stop must be one number, not an array of shape {jnp.shape(stop)}; use save for several.")
-    if save is not None and (jnp.ndim(save) != 1 or jnp.size(save) == 0):
-        raise ValueError(f"save must be a non-empty array of shape (S,), not of shape {jnp.shape(save)}.")
+    if stop is not None and np.ndim(stop) != 0:
+        raise ValueError(f"stop must be one number, not an array of shape {np.shape(stop)}; use save for several.")
+    if save is not None and (np.ndim(save) != 1 or np.size(save) == 0):
+        raise ValueError(f"save must be a non-empty array of shape (S,), not of shape {np.shape(save)}.")
     if traced(stop, save, gamma0):
         return
-    start = float(gamma0) if clock.counts_loss else 0.0
+    start = float(gamma0) + 0.0 if clock.counts_loss else 0.0  # + 0.0: no -0 in messages
     name, last = ("stop", stop) if stop is not None else ("the last of save", np.asarray(save)[-1])
     if not np.isfinite(last) or last <= start:
         raise ValueError(
@@ -134,7 +134,7 @@ def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
 
 def check_separable(model: Any, X: Any, y: Any, loss: AbstractLoss, clock: AbstractClock, stop: Any) -> None:
     """Models linear in x on data that no beta separates: the loss has a positive lower bound."""
-    linear = hasattr(model, "beta") and jnp.ndim(X) == 2
+    linear = hasattr(model, "beta") and np.ndim(X) == 2
     if not (linear and clock.counts_loss and isinstance(loss, Exponential | Logistic)) or traced(X, y, stop):
         return
     entropy, peak = _certificate(np.asarray(X, float).tobytes(), np.asarray(y, float).tobytes(), len(np.asarray(y)))

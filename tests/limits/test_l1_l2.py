@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from certificates import sep
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.optimize import linprog, nnls
 
 from gflow.limits import l1_max_margin, l2_max_margin, q_max_margin

@@ -4,8 +4,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 from certificates import certify, mp_h, relative_error, sep
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gflow.limits import excess_l1, l1_max_margin, l2_max_margin, q_max_margin
 from gflow.limits.potentials import h_inverse, q
@@ -34,7 +33,8 @@ def test_one_sample(depth, mu):
         top = mp.mpf(10) ** 4 if depth == 2 else 1 / mp.mpf(2)
         excess = lambda v: mp.fsum(mp.mpf(t) * mu * mp_h(v * mp.mpf(t), depth) for t in x) - 1
         # Bisect log lambda, or log (1/2 - lambda) near the pole at lambda = 1/2.
-        at = (lambda t: mp.e**-t) if mu > 1 else ((lambda t: top * mp.e**-t) if depth == 2 else (lambda t: top - mp.e**-t))
+        near_pole = depth > 2 and mu <= 1
+        at = lambda t: top - mp.e**-t if near_pole else top * mp.e**-t
         low, high = mp.mpf(0.7 if depth > 2 else 0), mp.mpf(1600)
         rising = excess(at(high)) > 0
         for _ in range(120):
@@ -122,7 +122,8 @@ def test_small_mu_is_l1(seed):
     if excess[1] > 1e-14:
         assert np.log10(excess[0] / excess[1]) / 10 == pytest.approx(1 - l1.rho_max, abs=0.01)
     for depth in (2, 5):
-        np.testing.assert_allclose(q_max_margin(X, np.ones(4), mu=1e-300, depth=depth).beta, l1.beta, rtol=1e-9, atol=1e-9)
+        end = q_max_margin(X, np.ones(4), mu=1e-300, depth=depth).beta
+        np.testing.assert_allclose(end, l1.beta, rtol=1e-9, atol=1e-9)
 
 
 def test_depth_2_rate():
@@ -204,7 +205,8 @@ def test_equal_samples_and_features():
         assert two.multipliers[1] == pytest.approx(one.multipliers[1] / 2, rel=1e-12)
         # Equal features have equal beta, and share as one feature of larger mu would.
         copied = q_max_margin(np.hstack([X, X]), np.ones(4), mu=1e-2, depth=depth).beta
-        np.testing.assert_allclose(copied[:6] + copied[6:], q_max_margin(X, np.ones(4), mu=2e-2, depth=depth).beta, rtol=1e-12)
+        larger = q_max_margin(X, np.ones(4), mu=2e-2, depth=depth).beta
+        np.testing.assert_allclose(copied[:6] + copied[6:], larger, rtol=1e-12)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(DEPTHS), st.floats(-4, 2))
