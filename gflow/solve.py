@@ -68,7 +68,8 @@ def gradient_flow(
     - `max_steps`: largest number of steps, rejected ones included.
     - `throw`: raise if the run fails; otherwise the trajectory up to there comes back with its status.
     - `progress`: show a progress bar (decades of 1/L, or of t), or a function to be called with that number.
-    - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`.
+    - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`. They are compiled,
+      once for each function: define them outside of loops.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run.
 
@@ -129,7 +130,8 @@ def gradient_flow(
         position, saves = _in_chunks(run, position, saves, clock, end, progress)
     else:
         position, saves = run(position, saves, max_steps)
-    position, saves = _conclude(flow, position, saves, clock, targets)
+    if not concrete or int(position.status) == Status.step_too_small:
+        position, saves = _conclude(flow, position, saves, clock, targets)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
     if earlier is not None:
         traj = concatenate(earlier, traj)
@@ -231,6 +233,11 @@ def _measure(fn: Callable, models: Any, flow: Flow) -> Array:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
     extra = () if len(required) == 1 else (flow.X, flow.y)
+    return _evaluate(fn, models, extra)
+
+
+@eqx.filter_jit
+def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
     return eqx.filter_vmap(lambda model: jnp.asarray(fn(model, *extra)))(models)
 
 

@@ -103,9 +103,7 @@ def counting_compilations():
 
 def test_compiles_once(whole):
     gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE, stop=300.0, rtol=1e-6)
-    ours = lambda names: [
-        n for n in names if any(f in n for f in ("start", "advance", "conclude", "_models", "_gamma"))
-    ]
+    ours = lambda names: [n for n in names if any(f in n for f in ("start", "advance", "conclude", "_gamma"))]
     with counting_compilations() as names:
         for scale, factor, rtol in ((1.0, 1.0, 1e-8), (1e-20, 3.0, 1e-6), (10.0, 0.5, 1e-10)):
             model = gflow.models.DiagonalNetwork(3, 2, scale)
@@ -113,7 +111,7 @@ def test_compiles_once(whole):
             gflow.gradient_flow(model, X, y, save=SAVE / 2, stop=SAVE[-1], rtol=rtol)
             part = gflow.gradient_flow(model, X, y, save=SAVE, max_steps=40, throw=False)
         assert not part.success
-    assert ours(names) == ["jit(_models)"] * len(ours(names)) and len(ours(names)) <= 1
+    assert ours(names) == []
     with counting_compilations() as names:
         gflow.gradient_flow(gflow.models.DiagonalNetwork(2, 2, 0.1), X[:, :2], y, stop=3.0)
     assert any("advance" in name for name in names)

@@ -86,8 +86,8 @@ def solve_l2(data: Reduced) -> tuple[Solved, Float[np.ndarray, " n"]]:
         return minimise(data, data.targets, nobody, np.zeros(len(data.targets)), solve, lambda solved, part: None)
     except Stuck:
         raise RuntimeError(
-            "The l2 max-margin problem could not be solved in float64: some samples on the margin nearly depend on each "
-            "other; drop near-duplicates, or rescale the features."
+            "The l2 max-margin problem could not be solved in float64, where some samples on the margin depend on each "
+            "other but for rounding; drop near-duplicates, or rescale the features."
         ) from None
 
 

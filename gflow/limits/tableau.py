@@ -23,9 +23,13 @@ from scipy.linalg import cho_solve, cholesky
 
 from . import coordinates
 from .active_set import Stuck
+from .exact import exact_tableau, ExactTableau
 from .reduced import Reduced
 
 EPS = np.finfo(float).eps
+CANCELS = 1e-6  # of differences relative to their terms: what is worth exact arithmetic,
+GRADED = np.log(1e6)  # given weights (mu h')^(1/2) that span so much,
+DEEP = 1e-3  # or 1 - |w| below this
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,17 @@ class Problem:
     @cached_property
     def log_copies(self) -> Float[np.ndarray, " k"]:
         return np.log(self.data.copies)
+
+    @cached_property
+    def _exact(self) -> dict[tuple[bytes, bytes], ExactTableau]:
+        return {}
+
+    def exact(self, active: np.ndarray, B: np.ndarray, R: np.ndarray) -> ExactTableau:
+        key = active.tobytes(), B.tobytes()
+        if key not in self._exact:
+            rows = self.data.rows[active]
+            self._exact[key] = exact_tableau(rows[:, B], rows[:, R], self.targets[active])
+        return self._exact[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,71 +71,91 @@ class Place:
 
 
 class Basis:
-    """The tableau of the active samples for one choice of the basis, with entries that are rounding noise set to 0.
+    """The tableau of the active samples for one choice of the basis.
 
-    Ties in the data, such as w_i = w_j for all lambda, are usual for entries of -1 and +1; noise in place of their
-    zeros would be all that is left where 1 - |w| is below it.
+    Ties, such as w_i = w_j for all lambda, are usual for data of -1 and +1. Where a difference of terms is small enough
+    to decide, it is had in exact arithmetic.
     """
 
-    def __init__(self, problem: Problem, active: np.ndarray, shift: np.ndarray, weight: np.ndarray):
-        rows = problem.data.rows[active]
-        self.B = _heaviest_basis(rows, weight)
+    def __init__(self, problem: Problem, active: np.ndarray, shift: np.ndarray, log_weight: np.ndarray):
+        rows, targets = problem.data.rows[active], problem.targets[active]
+        self.B = _heaviest_basis(rows, log_weight)
         self.R = np.setdiff1d(np.arange(rows.shape[1]), self.B)
+        self.exact = lambda: problem.exact(active, self.B, self.R)
         self.inverse = np.linalg.inv(rows[:, self.B])
-        self.rounding = 8 * EPS * len(active)
-        size, rest, targets = np.abs(self.inverse), rows[:, self.R], problem.targets[active]
-        self.T = _without_noise(self.inverse @ rest, self.rounding * (size @ np.abs(rest)))
-        self.sums = _without_noise(self.inverse @ targets, self.rounding * (size @ targets))
-        self.noise = self.rounding * (size @ np.abs(rest))
-        self.shift = shift
-        self.g = shift[self.R] - self.T.T @ shift[self.B]
+        self.T, self.sums = self.inverse @ rows[:, self.R], self.inverse @ targets
+        size = np.abs(self.inverse)
+        self.terms = size @ np.abs(rows[:, self.R])
+        if np.ptp(log_weight) > GRADED and (_cancels(self.T, self.terms) or _cancels(self.sums, size @ targets)):
+            exact = self.exact()
+            self.T, self.sums, self.inverse = map(exact.floats, (exact.T, exact.sums, exact.inverse))
+        self.shift, self.g = shift, shift[self.R] - self.T.T @ shift[self.B]
+        self.free = not np.any(shift)
         self.poles = problem.depth > 2
         self.stretch = problem.depth / max(problem.depth - 2, 1)  # d log beta / d log c
-        self._corner: tuple[bytes, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._corner: tuple[bytes, Corner] | None = None
 
     def scaled(self, log_weight: np.ndarray) -> np.ndarray:
         """K of the module's head."""
         return self.T * np.exp(np.minimum(log_weight[self.R] - log_weight[self.B][:, None], 300.0))
 
-    def split(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, w: np.ndarray, c: np.ndarray) -> "tuple[Corner, np.ndarray]":
         """w_B as corner + rest: -1 or 1 and 1 - |w| near a pole of depth > 2, and 0 and w elsewhere."""
         near = self.poles & (np.abs(w) > 0.5)
         sign = np.sign(w)
-        return np.where(near, sign, 0.0), np.where(near, -sign * c, w)
+        corner = np.where(near, sign, 0.0)
+        deep = bool(np.any(near & (c < DEEP)))
+        key = corner.tobytes() + bytes([deep])
+        if self._corner is None or self._corner[0] != key:
+            self._corner = key, Corner(self, corner, deep)
+        return self._corner[1], np.where(near, -sign * c, w)
 
     def others(self, w: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """w_R and c_R from w_B and c_B."""
         corner, rest = self.split(w, c)
-        base, gap, _ = self._at_corner(corner)
         move = self.T.T @ rest
-        w = base + move
-        same = np.sign(base) * np.sign(w) > 0
-        return w, np.where(same, gap - np.sign(base) * move, 1 - np.abs(w))
+        w = corner.w + move
+        same = np.sign(corner.w) * np.sign(w) > 0
+        return w, np.where(same, corner.gap - np.sign(corner.w) * move, 1 - np.abs(w))
 
     def multipliers(self, w: np.ndarray, c: np.ndarray) -> np.ndarray:
         """lambda_A from w_B and c_B."""
         corner, rest = self.split(w, c)
-        return self._at_corner(corner)[2] + self.inverse.T @ rest
+        return corner.multipliers + self.inverse.T @ rest
 
     def blur(self, place: Place, share: np.ndarray) -> float:
+        """The error of b by that of 1 - |w| off the basis, with `share` the part of each coordinate in b."""
         corner, _ = self.split(place.w[self.B], place.c[self.B])
-        gap = self._at_corner(corner)[1]
-        terms = np.abs(self.T).T @ np.abs(corner) + np.abs(self.g) + 1
-        relative = np.where(gap == 0, 0.0, 4 * EPS * terms / place.c[self.R])
-        return float(np.max(self.stretch * relative * share[self.R], initial=0.0))
+        relative = self.stretch * corner.noise / place.c[self.R]
+        return float(np.max(relative * share[self.R], initial=0.0))
 
-    def _at_corner(self, corner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """w_R, 1 - |w_R| and the multipliers at w_B = corner."""
-        key = corner.tobytes()
-        if self._corner is None or self._corner[0] != key:
-            base = self.T.T @ corner + self.g
-            noise = self.noise.T @ np.abs(corner) + EPS * (np.abs(self.g) + 1)
-            gap = 1 - np.abs(base)
-            left = corner - self.shift[self.B]
-            size = np.abs(self.inverse).T @ (np.abs(corner) + np.abs(self.shift[self.B]))
-            weights = _without_noise(self.inverse.T @ left, self.rounding * size)
-            self._corner = key, base, _without_noise(gap, noise), weights
-        return self._corner[1:]
+
+class Corner:
+    """w_R, its 1 - |w_R| (`gap`), what rounding leaves of that (`noise`), and lambda_A, at w_B = corner."""
+
+    def __init__(self, basis: Basis, corner: np.ndarray, deep: bool):
+        base = basis.T.T @ corner
+        self.w, self.gap = base + basis.g, 1 - np.abs(base + basis.g)
+        self.noise = 4 * EPS * (basis.terms.T @ np.abs(corner) + np.abs(basis.g) + 1)
+        left = corner - basis.shift[basis.B]
+        self.multipliers = basis.inverse.T @ left
+        if not (deep and basis.poles):
+            return
+        size = np.abs(basis.inverse).T @ (np.abs(corner) + np.abs(basis.shift[basis.B]))
+        if basis.free:
+            if _cancels(self.gap, self.noise / EPS) or _cancels(self.multipliers, size):
+                self.w, self.gap, self.multipliers = basis.exact().at_corner(corner)
+                self.noise = 4 * EPS * np.abs(self.gap)
+            return
+        # Fixed multipliers are rounded themselves: what is 0 to rounding is a tie where they have no part in it.
+        tie = (np.abs(self.gap) <= self.noise) & (np.abs(basis.g) <= self.noise)
+        self.gap, self.noise = np.where(tie, 0.0, self.gap), np.where(tie, 0.0, self.noise)
+        lost = np.abs(self.multipliers) <= 8 * EPS * len(corner) * size
+        self.multipliers = np.where(lost, 0.0, self.multipliers)
+
+
+def _cancels(values: np.ndarray, terms: np.ndarray) -> bool:
+    return bool(np.any((values != 0) & (np.abs(values) < CANCELS * terms)) or np.any((values == 0) & (terms > 0)))
 
 
 def _heaviest_basis(rows: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
@@ -140,10 +175,6 @@ def _heaviest_basis(rows: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
         direction = rest[:, column] / left[column]
         rest -= np.outer(direction, direction @ rest)
     return np.array(chosen)
-
-
-def _without_noise(values: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(values) <= noise, 0.0, values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,8 +62,8 @@ def incremental(X, depth, mus):
 
 @pytest.mark.parametrize(("seed", "depth", "last"), [(33, 2, 1e-1), (33, 3, 1e-2), (37, 3, 1e-2)])
 def test_incremental_minimisation(seed, depth, last):
-    """The definition, on a grid of 120 scales, which moves the events by half a step."""
-    mus = np.geomspace(1.0, last, 120)
+    """The definition, on a grid of 100 scales, which moves the events by half a step."""
+    mus = np.geomspace(1.0, last, 100)
     path = irreversible_path(sep(seed), np.ones(4), mus=mus, depth=depth)
     assert path.left[-1].any()
     expected = incremental(sep(seed), depth, mus)
@@ -71,10 +71,10 @@ def test_incremental_minimisation(seed, depth, last):
     assert np.abs(path.beta - expected).max() < 2e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, 10])
+@pytest.mark.parametrize("depth", [2, 3, 10])
 @pytest.mark.parametrize(("seed", "N", "d"), [(33, 4, 6), (7, 4, 6), (5, 8, 6), (2, 12, 4), (0, 10, 30)])
 def test_conditions(seed, N, d, depth):
-    X, mus = sep(seed, N, d), np.geomspace(1e4, 1e-9, 120)
+    X, mus = sep(seed, N, d), np.geomspace(1e4, 1e-9, 60)
     path = irreversible_path(X, np.ones(N), mus=mus, depth=depth)
     wrong, rise = violation(X, mus, depth, path)
     assert wrong < 1e-12 and rise < 1e-10
@@ -103,10 +103,10 @@ def test_equals_q_path_where_multipliers_are_monotone(seed, depth):
     np.testing.assert_allclose(path.beta, solution.beta, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("depth", [2, 3])
 def test_left_tells_when_the_paths_part(seed, depth):
-    mus = np.geomspace(1e2, 1e-5, 150)
+    mus = np.geomspace(1e2, 1e-5, 80)
     path = irreversible_path(sep(seed), np.ones(4), mus=mus, depth=depth)
     solution = q_max_margin(sep(seed), np.ones(4), mu=mus, depth=depth)
     together = ~path.left.any(axis=1)
@@ -149,7 +149,7 @@ def test_value_at_one_mu_does_not_depend_on_the_others():
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 5]), st.floats(-20, 20))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_symmetries(seed, depth, log_factor):
     r = np.random.default_rng(seed)
     mus, factor = np.array([1e2, 0.3, 1e-2, 1e-4]), 2.0 ** np.round(log_factor)
@@ -164,7 +164,7 @@ def test_symmetries(seed, depth, log_factor):
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 6]), st.sampled_from(["sign", "integer", "sparse", "copies"]))
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_degenerate_data(seed, depth, kind):
     r = np.random.default_rng(seed)
     shape = r.integers(1, 8), r.integers(1, 10)

@@ -59,7 +59,7 @@ def test_l1_conditions(X):
 
 
 @given(st.integers(0, 10**6), st.floats(0, 6), st.floats(0, 6))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_scales_of_rows_and_columns(seed, row_decades, column_decades):
     r = np.random.default_rng(seed)
     X = sep(seed, r.integers(1, 8), r.integers(1, 8))
@@ -70,7 +70,7 @@ def test_scales_of_rows_and_columns(seed, row_decades, column_decades):
 
 
 @given(st.integers(0, 10**6), st.floats(1e-3, 1e3))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_symmetries(seed, factor):
     r = np.random.default_rng(seed)
     X, y = sep(seed, 5, 7), r.choice([-1.0, 1.0], size=5)

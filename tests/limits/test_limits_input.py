@@ -16,7 +16,8 @@ from gflow.limits import (
 
 X, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, 1.0])
 RANGE = (
-    "must be positive, between 1e-300 and 1e300, but it holds {}; mu = 0 is l1_max_margin and mu = inf is l2_max_margin."
+    "must be positive, between 1e-300 and 1e300, but it holds {}; "
+    "mu = 0 is l1_max_margin and mu = inf is l2_max_margin."
 )
 SOLVERS = [
     l1_max_margin,

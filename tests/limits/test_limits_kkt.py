@@ -74,7 +74,7 @@ def test_not_separating_is_infinite():
 
 
 @given(st.integers(0, 10**6), st.sampled_from([2, 3, 6]), st.floats(-9, 9), st.floats(-9, 9))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_has_no_units(seed, depth, length, units):
     r = np.random.default_rng(seed)
     X, y = sep(seed), r.choice([-1.0, 1.0], size=4)
