@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Integrate diagonal networks over initialization scales down to tiny losses, and tell which "
         "max-margin limit each flow is near. Writes transition.nc, table.csv, phase-diagram.png and paths.png.",
     )
-    command.add_argument("data", nargs="?", default="iris", help="iris, breast-cancer, toy, or a CSV file with a header")
+    command.add_argument("data", nargs="?", default="iris", help="iris, breast-cancer, toy, or a CSV file")
     command.add_argument("--label", help="label column of the CSV file")
     command.add_argument("--depth", type=int, nargs="+", default=[2, 3], help="depths, each at least 2")
     command.add_argument("--scales", type=_grid, default=_grid("0.01:100:41"), help="LOW:HIGH:COUNT, log-spaced")
@@ -84,7 +84,8 @@ def _transition(options: argparse.Namespace) -> None:
     last = float(options.decades[-1])
     print(f"{flows} flows to a loss of 1e-{last:g}; the bar counts decades of 1/loss.")
     began = time.perf_counter()
-    with tqdm(total=flows * last, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} decades [{elapsed}<{remaining}]") as bar:
+    style = "{l_bar}{bar}| {n:.0f}/{total:.0f} decades [{elapsed}<{remaining}]"
+    with tqdm(total=flows * last, bar_format=style) as bar:
         done: dict[str, float] = {}
 
         def progress(name: str, here: float) -> None:
@@ -133,7 +134,7 @@ def _print_table(ds: xr.Dataset) -> None:
     columns = np.unique(np.linspace(0, ds.sizes["decades"] - 1, 4).round().astype(int))
     heads = [f"loss 1e-{float(ds.decades[k]):.4g}" for k in columns]
     print("\nExcess l1 norm, excess l2 norm of beta/gamma, and the nearest limit (ties within 1% go to l2, then l1;")
-    print("in brackets if farther than 10% of its norm; early, beta/gamma has not reached margin 1 and excess is negative)")
+    print("in brackets if farther than 10% of its norm; early, beta/gamma is short of margin 1, and excess below 0)")
     for depth in ds.depth.values:
         print(f"\ndepth {depth}".ljust(13) + "".join(head.ljust(24) for head in heads))
         one = ds.sel(depth=depth)

@@ -7,7 +7,7 @@ overflows nor loses digits; log t = log F + gamma. F is kept relative to a const
 outside float64.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -45,7 +45,7 @@ class Flow(eqx.Module):
         pace = self.chart.length(a) / jnp.sqrt(jnp.mean(v.direction**2))
         return Rate(v.direction * pace, v.slope * pace, jnp.log(pace) - v.log_speed)
 
-    def field(self, s: Array, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, " P+1"]:
+    def field(self, s: Any, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, " P+1"]:
         del s
         rate = self.rate(state[:-1])
         scaled_time = jnp.exp(rate.log_tau - gauge) - state[-1] * rate.gamma

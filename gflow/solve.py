@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 from tqdm.auto import tqdm
 
 from . import driver, validate
@@ -34,13 +34,13 @@ class FlowError(RuntimeError):
 
 def gradient_flow(
     model: Any,
-    X: Float[Array, "N ..."],
-    y: Float[Array, " N"],
+    X: Float[ArrayLike, "N ..."],
+    y: Float[ArrayLike, " N"],
     *,
     loss: AbstractLoss = Exponential(),  # noqa: B008
     clock: AbstractClock = LossClock(),  # noqa: B008
     stop: float | Float[Array, ""] | None = None,
-    save: Float[Array, " S"] | None = None,
+    save: Float[ArrayLike, " S"] | None = None,
     solver: Any = None,
     rtol: float | Float[Array, ""] = 1e-8,
     max_steps: int = 100_000,
@@ -68,8 +68,8 @@ def gradient_flow(
     - `max_steps`: largest number of steps, rejected ones included.
     - `throw`: raise if the run fails; otherwise the trajectory up to there comes back with its status.
     - `progress`: show a progress bar (decades of 1/L, or of t), or a function to be called with that number.
-    - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`. They are compiled,
-      once for each function: define them outside of loops.
+    - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`. Each is compiled
+      once: define them outside of loops.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run.
 
@@ -99,7 +99,7 @@ def gradient_flow(
     validate.check_data(X, y, loss)
     X, y = jnp.asarray(X, float), jnp.asarray(y, float)
     validate.check_model(model, X)
-    validate.check_solver(solver)
+    validate.check_solver(solver, loss)
     validate.check_numbers(rtol, max_steps)
     flow = Flow(chart_of(model, X, y, loss), X, y, loss)
     validate.check_points(clock, stop, save, _gamma(flow))
@@ -107,7 +107,7 @@ def gradient_flow(
     if resume is not None:
         flow, stop, save, earlier = _continue(resume, flow, clock, stop, save)
     concrete = not validate.traced(model, X, y, stop, save, rtol)
-    end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript]
+    end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
     validate.check_separable(model, X, y, loss, clock, end)
 
     points = jnp.asarray([end] if save is None else save, float)
@@ -116,7 +116,7 @@ def gradient_flow(
         # The stop has a slot of its own, so that whether it is also a save point does not change the shapes.
         points = jnp.append(points, jnp.asarray(end, float))
     targets = clock.inner(points)
-    solver = choose(rtol) if solver is None else solver
+    solver = choose(flow) if solver is None else solver
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
     if resume is None:
@@ -273,7 +273,15 @@ def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, s
         raise ValueError(
             f"stop must lie beyond where resume stands, but it is {float(stop):.6g}; nothing is left to do."
         )
-    return resume.flow, stop, save if save is None else jnp.asarray(save, float)[beyond(save)], earlier
+    if save is None:
+        return resume.flow, stop, save, earlier
+    save = np.asarray(save, float)
+    for point, inner in zip(save, np.asarray(clock.inner(jnp.asarray(save))), strict=True):
+        if not beyond(point) and not np.any(np.abs(stored - inner) <= 1e-9 * abs(inner)):
+            raise ValueError(
+                f"save holds {point:.6g}, which resume has passed without saving it; leave it out, or start a new run."
+            )
+    return resume.flow, stop, jnp.asarray(save)[beyond(save)], earlier
 
 
 def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:

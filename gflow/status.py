@@ -37,7 +37,8 @@ _SENTENCES = {
     ),
     Status.minimum: "The loss cannot fall further: the flow reached the minimum over beta, where the gradient is zero.",
     Status.residual_floor: (
-        "The residuals are at rounding level: float64 cannot hold a smaller square loss (1e-28 to 1e-32 of the squared targets)."
+        "The residuals are at rounding level: float64 cannot hold a smaller square loss (1e-27 to 1e-32 of the squared "
+        "targets)."
     ),
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

@@ -15,7 +15,7 @@ TARGETS = np.array([1.0, -0.5])
 def observed(loss, depth, scale, rtols=RTOLS):
     """The worst relative error of beta, and of t, over the saves, for each tolerance; and the steps."""
     labels = TARGETS if loss == "square" else y
-    gammas = np.array([1.3, 3.0, 10.0, 25.0]) if loss == "square" else np.array([0.7, 3.0, 20.0, 60.0])
+    gammas = np.array([1.3, 3.0, 8.0, 12.0]) if loss == "square" else np.array([0.7, 3.0, 20.0, 60.0])
     truth, log_times = scipy_path(X, labels, loss, depth, scale, gammas)
     rows = []
     for rtol in rtols:

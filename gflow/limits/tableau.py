@@ -27,9 +27,10 @@ from .exact import exact_tableau, ExactTableau
 from .reduced import Reduced
 
 EPS = np.finfo(float).eps
-CANCELS = 1e-6  # of differences relative to their terms: what is worth exact arithmetic,
-GRADED = np.log(1e6)  # given weights (mu h')^(1/2) that span so much,
-DEEP = 1e-3  # or 1 - |w| below this
+CANCELS = 1e-9  # of differences relative to their terms: what is worth exact arithmetic
+NEAR = 1e-6  # the same for 1 - |w|, of which beta is a high power,
+GRADED = np.log(30.0)  # provided that the weights (mu h')^(1/2) span so much,
+DEEP = 1e-3  # or that some 1 - |w| is below this
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ class Corner:
             return
         size = np.abs(basis.inverse).T @ (np.abs(corner) + np.abs(basis.shift[basis.B]))
         if basis.free:
-            if _cancels(self.gap, self.noise / EPS) or _cancels(self.multipliers, size):
+            if _cancels(self.gap, self.noise / EPS, NEAR) or _cancels(self.multipliers, size):
                 self.w, self.gap, self.multipliers = basis.exact().at_corner(corner)
                 self.noise = 4 * EPS * np.abs(self.gap)
             return
@@ -154,8 +155,8 @@ class Corner:
         self.multipliers = np.where(lost, 0.0, self.multipliers)
 
 
-def _cancels(values: np.ndarray, terms: np.ndarray) -> bool:
-    return bool(np.any((values != 0) & (np.abs(values) < CANCELS * terms)) or np.any((values == 0) & (terms > 0)))
+def _cancels(values: np.ndarray, terms: np.ndarray, part: float = CANCELS) -> bool:
+    return bool(np.any((np.abs(values) < part * terms) & (terms > 0)))
 
 
 def _heaviest_basis(rows: np.ndarray, log_weight: np.ndarray) -> np.ndarray:

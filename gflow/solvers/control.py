@@ -16,7 +16,7 @@ from ..flow import Flow
 
 _PID = diffrax.PIDController(rtol=0.0, atol=1.0, norm=jnp.abs, pcoeff=0.3, icoeff=0.4, safety=0.9)
 # Steps aim below the tolerance, so that what accumulates over a run stays below a few times rtol.
-_SAFETY = 0.5
+_SAFETY = 0.25
 
 
 class StepControl(eqx.Module):
@@ -26,7 +26,7 @@ class StepControl(eqx.Module):
 
     def init(self, terms: Any, h: Array, order: int) -> Any:
         zero = jnp.zeros(())
-        return _PID.init(terms, zero, zero + h, zero, h, None, lambda t, y, args: y, order)[1]
+        return _PID.init(terms, zero, zero + h, zero, h, None, lambda terms, t, y, args: y, order)[1]
 
     def adapt(self, error: Float[Array, ""], h: Array, order: int, state: Any):
         """Whether to keep a step with this relative error, the next step size, and the controller's state."""

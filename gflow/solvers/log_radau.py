@@ -7,11 +7,12 @@ are unknowns of every stage i beside the coordinates a:
     a_i = a_0 + h sum_j A_ij F_j,            F_j = e^(R_j) sum_n e^(W_jn) V_n(a_j),    V_n = M^-1 grad m_n,
     W_in = log(-l'(m_n(a_i))) + gamma_i - log N,    sum_n e^(W_in) l(m_n)/(-l'(m_n)) = 1,    rms(F_i) = length(a_0).
 
-The coordinates are unknowns too, and not computed from the weights: on a plateau a fast coordinate rests on weights that
-float64 cannot hold finely enough to say where. The rows of the weights are linear in W: this is the central path of an interior-point method with barrier 1/gamma, and
-Newton's method follows it where exponentials would overflow or vanish. Curvature of the model is left out of the Newton
-matrix (it only slows convergence), so the system lives in sample space, stages * (N + 2) unknowns, whatever the number
-of parameters P; where P < N the weights are eliminated instead, which leaves stages * (P + 2).
+The coordinates are unknowns too, and not computed from the weights: on a plateau a fast coordinate rests on weights
+that float64 cannot hold finely enough to say where. The rows of the weights are linear in W: this is the central path
+of an interior-point method with barrier 1/gamma, and Newton's method follows it where exponentials would overflow or
+vanish. Curvature of the model is left out of the Newton matrix (it only slows convergence), so the system lives in
+sample space, stages * (N + 2) unknowns, whatever the number of parameters P; where P < N the weights are eliminated
+instead, which leaves stages * (P + 2).
 
 Nodes and order: Hairer & Wanner, Solving ODEs II, sec. IV.5 (order 2 * stages - 1, L-stable).
 """
@@ -28,6 +29,7 @@ from jaxtyping import Array, Float
 from scipy.special import eval_legendre, roots_jacobi
 
 from ..flow import Flow
+from ..losses import MarginLoss
 
 # Between the 1 of the plain coefficient (wasteful) and the 2 of superconvergence (bold by up to 50 where the order is
 # reduced): at 1.75 the observed error of beta stays below rtol from 1e-4 to 1e-11.
@@ -70,7 +72,7 @@ class _Stages(NamedTuple):
     R: Float[Array, " s"]
     gamma: Float[Array, " s"]
     unit: Float[Array, ""]
-    h: Float[Array, ""]
+    h: Any
 
 
 class _Polynomial(diffrax.AbstractLocalInterpolation):
@@ -170,7 +172,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         state = _Stages(F, values.W, values.R, values.gamma, unit, h)
         return y1, error, dense, state, diffrax.RESULTS.successful
 
-    def _predict(self, last: _Stages, h: Array, tableau: _Tableau) -> _Stages:
+    def _predict(self, last: _Stages, h: Any, tableau: _Tableau) -> _Stages:
         """The polynomial through the last stages of the step before, drawn on; at first, constants."""
         c = tableau.c
         x = jnp.minimum(1.0 + (h / last.h) * jnp.asarray(c), 1.6)
@@ -186,14 +188,19 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
 
 def _log_weights(flow: Flow, f: Array) -> tuple[Array, Array]:
     gamma = flow.loss.neg_log_mean(f, flow.y)
-    return flow.loss.log_slope(flow.y * f)[0] + gamma - np.log(f.shape[0]), gamma
+    return _margin_loss(flow).log_slope(flow.y * f)[0] + gamma - np.log(f.shape[0]), gamma
+
+
+def _margin_loss(flow: Flow) -> MarginLoss:
+    assert isinstance(flow.loss, MarginLoss)
+    return flow.loss
 
 
 def _newton(flow: Flow, tableau: _Tableau, a0, h, unit, start: _Stages, rtol, limit: int):
     """Solve for the stages. Returns them with coordinates, velocities F and d gamma / ds, and whether it converged."""
     A, inverse = jnp.asarray(tableau.A), jnp.asarray(tableau.inverse)
     N, P = flow.y.shape[0], a0.shape[0]
-    y, loss, chart = flow.y, flow.loss, flow.chart
+    y, loss, chart = flow.y, _margin_loss(flow), flow.chart
     log_n = np.log(N)
     length = chart.length(a0)
 
@@ -256,8 +263,8 @@ def _newton(flow: Flow, tableau: _Tableau, a0, h, unit, start: _Stages, rtol, li
 
 
 class _System(NamedTuple):
-    """What the Newton matrix is made of; A and its inverse hold the step size. `lag`, `miss`, `miss_sum` and `miss_pace`
-    are the residuals of the coordinates, the weights, their sum and the pace."""
+    """What the Newton matrix is made of; A and its inverse hold the step size. `lag`, `miss`, `miss_sum` and
+    `miss_pace` are the residuals of the coordinates, the weights, their sum and the pace."""
 
     A: Array
     inverse: Array

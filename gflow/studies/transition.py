@@ -165,20 +165,20 @@ def _compare(flows: xr.Dataset, X: np.ndarray, y: np.ndarray, l2: Any, l1: Any) 
     dims = ("depth", "scale", "decades")
     excess = lambda b, ord, limit: np.linalg.norm(b, ord, axis=-1) / np.linalg.norm(limit.beta, ord) - 1.0
     ds = flows.assign_coords(mu_grid=("mu_grid", grid, {"long_name": "mu of the Q_mu path"}))
-    ds = ds.assign(
-        mu=(dims, mu, {"long_name": "mu = scale^depth / gamma"}),
-        excess_l1=(dims, excess(beta, 1, l1), {"long_name": "excess l1 norm"}),
-        excess_l2=(dims, excess(beta, 2, l2), {"long_name": "excess l2 norm"}),
-        nearest=(dims, nearest, {"long_name": "nearest limit", "meaning": ", ".join(LIMITS)}),
-        Q_excess_l1=(("depth", "mu_grid"), excess(path, 1, l1), {"long_name": "excess l1 norm of Q_mu"}),
-        Q_excess_l2=(("depth", "mu_grid"), excess(path, 2, l2), {"long_name": "excess l2 norm of Q_mu"}),
-        **{
-            f"distance_{name}": (dims, apart[name], {"long_name": f"relative distance to {name}"})
-            for name in LIMITS
-        },
-    )
-    ends = {"l2_beta": ("coordinate", l2.beta), "l1_beta": ("coordinate", l1.beta)}
-    return ds.assign(ends)
+    along = ("depth", "mu_grid")
+    variables: dict[str, Any] = {
+        "mu": (dims, mu, {"long_name": "mu = scale^depth / gamma"}),
+        "excess_l1": (dims, excess(beta, 1, l1), {"long_name": "excess l1 norm"}),
+        "excess_l2": (dims, excess(beta, 2, l2), {"long_name": "excess l2 norm"}),
+        "nearest": (dims, nearest, {"long_name": "nearest limit", "meaning": ", ".join(LIMITS)}),
+        "Q_excess_l1": (along, excess(path, 1, l1), {"long_name": "excess l1 norm of Q_mu"}),
+        "Q_excess_l2": (along, excess(path, 2, l2), {"long_name": "excess l2 norm of Q_mu"}),
+        "l2_beta": ("coordinate", l2.beta),
+        "l1_beta": ("coordinate", l1.beta),
+    }
+    for name in LIMITS:
+        variables[f"distance_{name}"] = (dims, apart[name], {"long_name": f"relative distance to {name}"})
+    return ds.assign(variables)
 
 
 def _grid(mu: np.ndarray) -> np.ndarray:
