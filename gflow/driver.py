@@ -110,6 +110,22 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     )
 
 
+def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> Position:
+    """The same position for another solver. A run that had only used up its steps goes on."""
+    terms = _terms(flow)
+    ready = _with_tolerances(solver, flow, position.state, rtol)
+    return eqx.tree_at(
+        lambda p: (p.control, p.solver, p.restart, p.status),
+        position,
+        (
+            StepControl(rtol).init(terms, position.h, _order(solver, terms)),
+            ready.init(terms, jnp.zeros(()), position.h, position.state, position.gauge),
+            jnp.asarray(False),
+            jnp.where(position.status == Status.max_steps, int(Status.running), position.status),
+        ),
+    )
+
+
 def _order(solver: Any, terms: Any) -> int:
     order = solver.error_order(terms)
     assert order is not None

@@ -19,9 +19,20 @@ from .charts import chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .losses import AbstractLoss, Exponential
-from .solvers import choose
+from .solvers import choose, EXPLICIT_STEPS, LogRadau
 from .status import Status
 from .trajectory import concatenate, Trajectory
+
+
+class FlowInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; `.trajectory` holds it up to there, and `resume=` goes on from it."""
+
+    def __init__(self, trajectory: Trajectory):
+        super().__init__(
+            "gradient_flow was interrupted. The run so far is the .trajectory of this exception (in an interactive "
+            "session: sys.last_value.trajectory); resume= goes on from it, and throw=False returns it instead."
+        )
+        self.trajectory = trajectory
 
 
 class FlowError(RuntimeError):
@@ -73,10 +84,11 @@ def gradient_flow(
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run.
 
-    **Returns:** a `Trajectory`. Ctrl-C returns what is there, with a status that says so.
+    **Returns:** a `Trajectory`.
 
     **Raises:** `ValueError` for bad input, before anything is compiled; `FlowError` (with `throw`) for a run that does
-    not reach its stop.
+    not reach its stop, and `FlowInterrupted` on Ctrl-C: both carry the `trajectory` up to there. Without `throw` that
+    is returned, with a status that says what happened.
 
     Works under `jax.jit`, `jax.vmap` and forward-mode differentiation (`jax.jvp`, `jax.jacfwd`; step sizes are held
     fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does.
@@ -116,20 +128,34 @@ def gradient_flow(
         # The stop has a slot of its own, so that whether it is also a save point does not change the shapes.
         points = jnp.append(points, jnp.asarray(end, float))
     targets = clock.inner(points)
-    solver = choose(flow) if solver is None else solver
+    solvers = choose(flow) if solver is None else (solver,)
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
+    taken = 0
     if resume is None:
-        position = _start(flow, solver, rtol)
+        position = _start(flow, solvers[0], rtol)
     else:
         position = eqx.tree_at(lambda p: p.status, resume.position, jnp.asarray(int(Status.running), int))
+        taken = position.steps + position.rejected
+        if isinstance(position.solver, LogRadau.State):
+            solvers = solvers[-1:]
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
-    steps = jnp.asarray(max_steps, int) + (0 if resume is None else position.steps + position.rejected)
-    run = lambda p, s, budget: _advance(flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), steps)
-    if concrete:
-        position, saves = _in_chunks(run, position, saves, clock, end, progress)
-    else:
-        position, saves = run(position, saves, max_steps)
+    limit = jnp.asarray(max_steps, int) + taken
+    with _bar(clock, end, progress if concrete else False) as report:
+        for k, each in enumerate(solvers):
+            last = k == len(solvers) - 1
+            steps = limit if last else jnp.minimum(limit, EXPLICIT_STEPS)
+            if k > 0:
+                if concrete and (int(position.status) != Status.max_steps or int(limit) <= EXPLICIT_STEPS):
+                    break
+                position = _change_solver(flow, position, each, rtol)
+            run = lambda p, s, budget, each=each, steps=steps: _advance(
+                flow, p, s, clock, targets, each, rtol, jnp.asarray(budget), steps
+            )
+            if concrete:
+                position, saves = _in_chunks(run, position, saves, clock, report)
+            else:
+                position, saves = run(position, saves, max_steps)
     if not concrete or int(position.status) == Status.step_too_small:
         position, saves = _conclude(flow, position, saves, clock, targets)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
@@ -139,6 +165,7 @@ def gradient_flow(
 
 
 _start = eqx.filter_jit(driver.start)
+_change_solver = eqx.filter_jit(driver.change_solver)
 _advance = eqx.filter_jit(driver.advance)
 _conclude = eqx.filter_jit(driver.conclude)
 
@@ -148,36 +175,38 @@ def _gamma(flow: Flow) -> Array:
     return flow.gamma(flow.chart.coordinates())
 
 
-def _in_chunks(run: Callable, position: Any, saves: Any, clock: AbstractClock, end: Any, progress: Any) -> Any:
+def _in_chunks(run: Callable, position: Any, saves: Any, clock: AbstractClock, report: Callable) -> Any:
     """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
     budget = 500
-    target = float(clock.inner(end))
-    with _bar(clock, target, progress) as report:
-        try:
-            while int(position.status) == Status.running:
-                began = time.perf_counter()
-                position, saves = run(position, saves, budget)
-                done = int(position.status) == Status.success
-                report(target if done else _inner(position, clock))
-                if time.perf_counter() - began < 0.1:
-                    budget = min(2 * budget, 1_000_000)
-        except KeyboardInterrupt:
-            position = eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(Status.interrupted), int))
+    try:
+        while int(position.status) == Status.running:
+            began = time.perf_counter()
+            position, saves = run(position, saves, budget)
+            report(position)
+            if time.perf_counter() - began < 0.1:
+                budget = min(2 * budget, 1_000_000)
+    except KeyboardInterrupt:
+        position = eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(Status.interrupted), int))
     return position, saves
 
 
 @contextlib.contextmanager
-def _bar(clock: AbstractClock, target: float, progress: bool | Callable[[float], None]):
-    """A function that is told how far the run is, in decades."""
+def _bar(clock: AbstractClock, end: Any, progress: bool | Callable[[float], None]):
+    """A function that is told the position: it moves a bar, or calls the user's function, in decades."""
     decade = math.log(10.0)
+    if not progress:
+        yield lambda position: None
+        return
+    target = float(clock.inner(end)) / decade
+    here = lambda p: target if int(p.status) == Status.success else max(_inner(p, clock) / decade, 0.0)
     if callable(progress):
-        yield lambda inner: progress(inner / decade)
+        yield lambda position: progress(here(position))
         return
     unit = " decades of 1/L" if clock.counts_loss else " decades of t"
-    with tqdm(total=round(target / decade, 1), unit=unit, disable=not progress, bar_format=_BAR) as bar:
+    with tqdm(total=round(target, 1), unit=unit, bar_format=_BAR) as bar:
 
-        def report(inner: float) -> None:
-            bar.n = round(max(inner / decade, 0.0), 1)
+        def report(position: Any) -> None:
+            bar.n = round(here(position), 1)
             bar.refresh()
 
         yield report
@@ -294,6 +323,8 @@ def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
             traj.status_code != Status.success,
             "gradient_flow did not reach its stop inside a JAX transformation; pass throw=False for the status.",
         )
-    if not traj.success and int(traj.status_code) != Status.interrupted:
+    if int(traj.status_code) == Status.interrupted:
+        raise FlowInterrupted(traj)
+    if not traj.success:
         raise FlowError(f"{traj.status} (throw=False returns the trajectory up to here.)", traj)
     return traj

@@ -80,7 +80,12 @@ def test_interrupt(whole, monkeypatch):
         return advance(*small)
 
     monkeypatch.setattr(solve, "_advance", interrupted)
-    part = gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE)
+    with pytest.raises(gflow.FlowInterrupted, match=r"^gradient_flow was interrupted\.") as caught:
+        gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE)
+    part = caught.value.trajectory
+    calls.clear()
+    same = gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE, throw=False)
+    assert_same(same, part)
     monkeypatch.undo()
     assert not part.success and part.status.startswith("The run was interrupted; pass resume=")
     assert int(part.stats["steps"] + part.stats["rejections"]) == 50

@@ -31,7 +31,7 @@ from .checks import check_data, check_depth, check_mu
 from .l2 import separable
 from .q_path import q_violation, Start, start
 from .result import IrreversiblePath, TIED
-from .tableau import solve, State
+from .state import solve, State
 
 ZERO = 1e-10  # what counts as 0: of rates relative to their sum,
 SHARPER = 1e3  # and of margins - 1 relative to their terms, divided by this

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linprog
 
+from .active_set import Stuck
 from .checks import check_data
 from .l2 import separable
 from .q_path import Follower, Start, start
@@ -50,7 +51,8 @@ def l1_max_margin(X: ArrayLike, y: ArrayLike) -> L1MaxMargin:
     b, weights = _polish(data.rows, targets, *_linear_program(data.rows, targets))
     if _residual(data.rows, targets, b, weights) > 1e-12:
         # Rows of very different size make the tolerances of the linear program coarse. The Q_mu path has none.
-        b, weights = _end_of_path(first)
+        ends = [(b, weights), *_end_of_path(first)]
+        b, weights = min(ends, key=lambda pair: _residual(data.rows, targets, *pair))
     beta, multipliers = data.beta(b * first.unit) + 0.0, data.multipliers(weights)
     counts = {int(np.sum(mask)) for mask in _vertex(data.rows, targets, b, weights)}
     degenerate = len(counts) > 1 or bool(np.any(data.copies[b != 0] > 1))
@@ -91,10 +93,13 @@ def _vertex(rows: np.ndarray, targets: np.ndarray, b: np.ndarray, weights: np.nd
     return support, steep, tight, used
 
 
-def _end_of_path(first: Start) -> tuple[np.ndarray, np.ndarray]:
+def _end_of_path(first: Start) -> list[tuple[np.ndarray, np.ndarray]]:
     follower = Follower(first, first.log_top)
-    state = follower.move(np.log(1e-290))
-    return np.where(np.abs(state.b) > 1e-100 * np.abs(state.b).max(), state.b, 0.0), follower.multipliers
+    try:
+        state = follower.move(np.log(1e-290))
+    except Stuck:
+        return []
+    return [(np.where(np.abs(state.b) > 1e-100 * np.abs(state.b).max(), state.b, 0.0), follower.multipliers)]
 
 
 def _residual(rows: np.ndarray, targets: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:

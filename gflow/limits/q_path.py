@@ -23,7 +23,8 @@ from .l2 import is_degenerate, separable, solve_l2
 from .potentials import h_inverse
 from .reduced import Reduced
 from .result import margin_violation, MaxMargin, relative_to_terms
-from .tableau import Place, Problem, solve, State
+from .state import solve, State
+from .tableau import Place, Problem
 
 LINEAR = np.log(1e-10)  # of |w|, where h is linear up to rounding: the next term is of order w^3
 
@@ -115,9 +116,9 @@ def q_max_margin(X: ArrayLike, y: ArrayLike, *, mu: ArrayLike, depth: int) -> Ma
     - `depth`: D >= 2.
 
     **Returns:** a `MaxMargin` with beta = mu h_D(X^T lambda) for the rows y_n x_n, and a leading axis (S,) if `mu` has
-    one. For depth > 2 and small mu, beta cannot be had from lambda in float64, because h_D has a pole at 1; it is
-    computed without this loss. Relations such as w_i = w_j for w = X^T lambda that the data satisfy to rounding are
-    taken to hold exactly.
+    one. For depth > 2 and small mu, beta cannot be had from these multipliers in float64, because h_D has a pole at 1;
+    it is computed without this loss. Ties in the data (w_i = w_j for w = X^T lambda) are told from near-ties in exact
+    arithmetic for up to 40 samples on the margin; beyond, `residual` shows what is not known.
 
     **Raises:** ValueError for wrong shapes, labels or values, and for data that no beta separates; RuntimeError if the
     path cannot be followed to this mu.

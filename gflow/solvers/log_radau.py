@@ -123,6 +123,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
 
     term_structure: ClassVar = diffrax.ODETerm
     interpolation_cls: ClassVar[Callable[..., _Polynomial]] = _Polynomial
+    State: ClassVar = _Stages
 
     def order(self, terms):
         return 2 * self.stages - 1

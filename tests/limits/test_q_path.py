@@ -226,3 +226,15 @@ def test_degenerate_is_flagged():
     X = [[1.0, 0.0], [1.0, 1.0]]  # the second sample is on the margin, and not needed
     assert q_max_margin(X, [1, 1], mu=1.0, depth=3).degenerate
     assert not q_max_margin([[1.0, 0.0], [1.5, 1.0]], [1, 1], mu=1.0, depth=3).degenerate
+
+
+@pytest.mark.parametrize("depth", [3, 10])
+@pytest.mark.parametrize("gap", [1e-6, 1e-12, 1e-15])
+def test_near_ties(depth, gap):
+    """Two features that agree to `gap`: at small mu the larger takes all, or both share, whatever rounding says."""
+    X = sep(33)
+    X = np.hstack([X, X[:, 4:5] * (1 + gap)])
+    for mu in (1e-6, 1e-12, 1e-40, 1e-200):
+        solution = q_max_margin(X, np.ones(4), mu=mu, depth=depth)
+        beta, _ = certify(X, mu, depth, solution.beta, solution.multipliers)
+        assert relative_error(solution.beta, beta) < max(1e-12, float(solution.residual))
