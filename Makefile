@@ -21,10 +21,10 @@ demo: $(CLI)
 	$(BIN)/gflow $(DEMO)
 
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(DEV)
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 lint: $(DEV)
 	$(BIN)/python -m ruff check .

@@ -81,15 +81,15 @@ class OneSample:
             return 1 + mp.exp(f)
         return 1 / (self.y - f)
 
-    def parameter(self, f):
-        """log L at which the output is f."""
+    def parameter(self, f, rough=False):
+        """log L at which the output is f; roughly, where it only divides an interval."""
         with mp.workdps(50):
             error = lambda q: mp.log(self.output(mp.exp(q))) - mp.log(f)
             low, high = mp.mpf(-200), mp.mpf(8)
-            for _ in range(30):
+            for _ in range(36 if rough else 30):
                 middle = (low + high) / 2
                 low, high = (middle, high) if error(middle) < 0 else (low, middle)
-            return mp.findroot(error, (low, high), solver="anderson", tol=1e-60)
+            return low if rough else mp.findroot(error, (low, high), solver="anderson", tol=1e-56)
 
     def at(self, gamma):
         """beta where -log L = gamma."""
@@ -116,7 +116,8 @@ class OneSample:
             else:
                 outputs = [mp.mpf(2) ** k for k in range(13)] + [mp.mpf(2) ** (-2 * k) for k in range(1, 40)]
                 outputs += [f - k for k in (60, 40, 30, 20, 15, 11, 8, 6, 4, 3, 2, 1, 0.5)]
-            breaks = [self.parameter(v) for v in outputs if 0 < v < f]
+            breaks = [self.parameter(v, rough=True) for v in outputs if 0 < v < f]
+            breaks = [b for b in breaks if b < end]
             first = min([end, mp.mpf(0), *breaks]) - 60
             breaks = sorted([first, end, *breaks, *(first + 2 * k for k in range(200) if first + 2 * k < end)])
             with mp.workdps(25):
