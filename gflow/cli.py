@@ -56,7 +56,7 @@ def _grid(text: str) -> np.ndarray:
             values = np.array([float(text)])
         else:
             low, high, count = parts
-            values = np.geomspace(float(low), float(high), int(count))
+            values = np.geomspace(float(low), float(high), int(count)) if float(low) > 0 < float(high) else np.zeros(1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH:COUNT, such as 0.01:100:41") from None
     if not (np.all(np.isfinite(values)) and np.all(values > 0) and values.size and np.all(np.diff(values) > 0)):
@@ -66,8 +66,6 @@ def _grid(text: str) -> np.ndarray:
 
 def _transition(options: argparse.Namespace) -> None:
     _cache_compilations()
-    from tqdm.auto import tqdm
-
     from . import datasets, losses, plots
     from .studies import transition
 
@@ -84,16 +82,7 @@ def _transition(options: argparse.Namespace) -> None:
     last = float(options.decades[-1])
     print(f"{flows} flows to a loss of 1e-{last:g}; the bar counts decades of 1/loss.")
     began = time.perf_counter()
-    style = "{l_bar}{bar}| {n:.0f}/{total:.0f} decades [{elapsed}<{remaining}]"
-    with tqdm(total=flows * last, bar_format=style) as bar:
-        done: dict[str, float] = {}
-
-        def progress(name: str, here: float) -> None:
-            done[name] = max(here, 0.0)
-            bar.set_description(f"{name}, loss 1e-{max(here, 0.0):.0f}", refresh=False)
-            bar.n = min(sum(done.values()), bar.total)
-            bar.refresh()
-
+    with _Bar(flows * last) as bar:
         ds = transition(
             data.X,
             data.y,
@@ -104,10 +93,8 @@ def _transition(options: argparse.Namespace) -> None:
             rtol=options.rtol,
             max_steps=options.max_steps,
             store=options.out / "transition.nc",
-            progress=progress,
+            progress=bar.move,
         )
-        bar.n = bar.total
-        bar.set_description(f"{flows} flows", refresh=False)
     _print_table(ds)
     ds[["excess_l1", "excess_l2", "distance_l2", "distance_Q_mu", "distance_l1", "nearest"]].to_dataframe().to_csv(
         options.out / "table.csv"
@@ -126,9 +113,34 @@ def _transition(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+class _Bar:
+    """A bar over the decades of all flows. It appears with the first flow, so that errors before it stand alone."""
+
+    def __init__(self, total: float):
+        self.total, self.bar, self.done = total, None, {}
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def move(self, name: str, here: float) -> None:
+        from tqdm.auto import tqdm
+
+        if self.bar is None:
+            style = "{l_bar}{bar}| {n:.0f}/{total:.0f} decades [{elapsed}<{remaining}]"
+            self.bar = tqdm(total=self.total, bar_format=style)
+        self.done[name] = max(here, 0.0)
+        self.bar.set_description(f"{name}, loss 1e-{max(here, 0.0):.0f}", refresh=False)
+        self.bar.n = min(sum(self.done.values()), self.total)
+        self.bar.refresh()
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 def _print_table(ds: xr.Dataset) -> None:
     """Every few scales and accuracies; table.csv has them all."""
-    from .studies.transition import LIMITS
+    from .studies.regimes import LIMITS
 
     rows = np.unique(np.linspace(0, ds.sizes["scale"] - 1, 9).round().astype(int))
     columns = np.unique(np.linspace(0, ds.sizes["decades"] - 1, 4).round().astype(int))

@@ -118,7 +118,8 @@ def test_compiles_once(whole):
         assert not part.success
     assert ours(names) == []
     with counting_compilations() as names:
-        gflow.gradient_flow(gflow.models.DiagonalNetwork(2, 2, 0.1), X[:, :2], y, stop=3.0)
+        wide = np.tile(X, (1, 11))
+        gflow.gradient_flow(gflow.models.DiagonalNetwork(wide.shape[1], 2, 0.1), wide, y, stop=3.0)
     assert any("advance" in name for name in names)
 
 

@@ -66,5 +66,6 @@ def test_rich_regime_tends_to_l1_for_depth_two_and_is_stationary_for_depth_three
     l1 = limits.l1_max_margin(X, y)
     excess = [float(limits.excess_l1(beta_over_gamma(X, y, 2, 0.1, g), l1)) for g in (1e2, 1e4, 1e6)]
     assert excess[0] > excess[1] > excess[2] > 0 and excess[2] < 0.02
-    residuals = [limits.kkt_residual(beta_over_gamma(X, y, 3, 0.5, g), X, y, depth=3) for g in (1e2, 1e4, 1e6)]
-    assert residuals[2] < 1e-4 and residuals[2] < residuals[0]
+    # Coordinates off the support keep a share mu^((D-2)/D) of the stationarity condition.
+    residuals = [limits.kkt_residual(beta_over_gamma(X, y, 3, 0.1, g), X, y, depth=3) for g in (1e4, 1e6, 1e8)]
+    np.testing.assert_allclose(residuals[:-1] / np.array(residuals[1:]), 100 ** (1 / 3), rtol=0.05)

@@ -1,3 +1,3 @@
 """Studies: what theory claims, computed as `xarray.Dataset`s."""
 
-from .transition import transition as transition
+from .regimes import transition as transition

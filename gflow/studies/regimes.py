@@ -7,6 +7,7 @@ large, to the Q_mu max margin in between, and (D = 2) to the l1 max margin where
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,14 @@ def transition(
     X, y = np.asarray(X, float), np.asarray(y, float)
     scales = np.geomspace(1e-2, 1e2, 41) if scales is None else np.atleast_1d(np.asarray(scales, float))
     decades = np.geomspace(1.0, 1e3, 31) if decades is None else np.atleast_1d(np.asarray(decades, float))
-    depths = [int(depth) for depth in depths]
+    depths = [operator.index(depth) for depth in depths]
+    for name, values in (("scales", scales), ("decades", decades)):
+        if not (values.ndim == 1 and values.size and np.all(np.isfinite(values) & (values > 0))):
+            raise ValueError(f"{name} must be positive finite numbers, not {values}.")
+    if np.any(np.diff(decades) <= 0):
+        raise ValueError("decades must be strictly increasing; sort them and drop repeated ones.")
+    if not depths or min(depths) < 2:
+        raise ValueError(f"depths must be integers of at least 2, not {depths}.")
     l2, l1 = limits.l2_max_margin(X, y), limits.l1_max_margin(X, y)
     attributes = {
         "data": hashlib.sha256(X.tobytes() + y.tobytes()).hexdigest(),
@@ -109,10 +117,13 @@ def transition(
                 _fill(flows, i, j, traj, decades.size)
                 if int(traj.status_code) == Status.interrupted:
                     raise KeyboardInterrupt
-    finally:
-        ds = _compare(flows, X, y, l2, l1)
+    except KeyboardInterrupt:
         if store is not None:
-            _write(ds, Path(store))
+            _write(_compare(flows, X, y, l2, l1), Path(store))
+        raise
+    ds = _compare(flows, X, y, l2, l1)
+    if store is not None:
+        _write(ds, Path(store))
     return ds
 
 
@@ -182,10 +193,10 @@ def _compare(flows: xr.Dataset, X: np.ndarray, y: np.ndarray, l2: Any, l1: Any) 
 
 
 def _grid(mu: np.ndarray) -> np.ndarray:
-    """Ten values of mu a decade, wide enough to show both ends of the path."""
+    """Forty values of mu a decade, wide enough to show both ends of the path."""
     low, high = math.floor(math.log10(mu.min())) - 1, math.ceil(math.log10(mu.max())) + 1
     low, high = max(min(low, -6), -300), min(max(high, 3), 300)
-    return np.logspace(low, high, 10 * (high - low) + 1)
+    return np.logspace(low, high, 40 * (high - low) + 1)
 
 
 def _between(log_grid: np.ndarray, path: np.ndarray, log_mu: np.ndarray) -> np.ndarray:
@@ -199,9 +210,11 @@ def _stored(store: Path, fresh: xr.Dataset) -> xr.Dataset:
     with xr.open_dataset(store) as file:
         old = file.load()
     for name, value in fresh.attrs.items():
-        if old.attrs.get(name) != value:
+        was = old.attrs.get(name)
+        was = was.item() if isinstance(was, np.generic) else was
+        if was != value:
             raise ValueError(
-                f"store {store} was made with {name} = {old.attrs.get(name)!r}, and this call has {value!r}; "
+                f"store {store} was made with {name} = {was!r}, and this call has {value!r}; "
                 "choose another file or delete it."
             )
     for name in ("depth", "scale", "decades"):
