@@ -148,7 +148,7 @@ def _print_table(ds: xr.Dataset) -> None:
     print("\nExcess l1 norm, excess l2 norm of beta/gamma, and the nearest limit (ties within 1% go to l2, then l1;")
     print("in brackets if farther than 10% of its norm; early, beta/gamma is short of margin 1, and excess below 0)")
     for depth in ds.depth.values:
-        print(f"\ndepth {depth}".ljust(13) + "".join(head.ljust(24) for head in heads))
+        print(f"\ndepth {depth}".ljust(13) + "".join(head.ljust(26) for head in heads))
         one = ds.sel(depth=depth)
         for j in rows:
             cells = []
@@ -157,7 +157,7 @@ def _print_table(ds: xr.Dataset) -> None:
                 limit = "-" if int(at.nearest) < 0 else LIMITS[int(at.nearest)]
                 if limit != "-" and float(at[f"distance_{limit}"]) > 0.1:
                     limit = f"({limit})"
-                cells.append(f"{float(at.excess_l1):8.4f} {float(at.excess_l2):8.4f} {limit}".ljust(24))
+                cells.append(f"{float(at.excess_l1):8.4f} {float(at.excess_l2):8.4f} {limit}".ljust(26))
             print(f"{float(one.scale[j]):<12.4g}" + "".join(cells).rstrip())
 
 
