@@ -12,7 +12,7 @@ POINTS = ("1", "10", "100*log(10)", "1000*log(10)")
 PROBLEMS = reference()
 
 
-@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-8, 1e-10, 1e-11])
 @pytest.mark.parametrize("name", list(PROBLEMS))
 def test_reference_values(name, rtol):
     problem = PROBLEMS[name]
@@ -24,10 +24,8 @@ def test_reference_values(name, rtol):
     assert relative(traj.model.beta / gammas[:, None], read("beta_over_gamma")).max() < 10 * rtol
     # Where t overflows (log t about 2294) log t itself is held to a rounding of 1e-13.
     assert np.abs(traj.log_time - read("log_t")).max() < 10 * rtol
-    # The weights are differences of margins of size gamma.
     weights = jax.nn.softmax(-(traj.model.beta @ X.T), axis=-1)
-    loosening = np.maximum(1.0, gammas)[:, None]
-    assert np.all(np.abs(weights - read("p")) < 10 * rtol * loosening)
+    assert np.all(np.abs(weights - read("p")) < 10 * rtol)
 
 
 def test_physical_time_beyond_float64():
