@@ -1,6 +1,7 @@
 """The command line. `gflow transition` runs a study on a data set and writes its table, data and figures."""
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
@@ -66,6 +67,8 @@ def _grid(text: str) -> np.ndarray:
 
 def _transition(options: argparse.Namespace) -> None:
     _cache_compilations()
+    if importlib.util.find_spec("h5netcdf") is None:
+        raise ImportError("gflow transition writes netCDF files and needs h5netcdf; install gflow[cli].")
     from . import datasets, losses, plots
     from .studies import transition
 
@@ -75,12 +78,15 @@ def _transition(options: argparse.Namespace) -> None:
         intercept=False if options.no_intercept else None,
         standardize=False if options.no_standardize else None,
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {options.out} cannot be made a folder ({error.strerror}); name another.") from error
     loss = losses.Logistic() if options.loss == "logistic" else losses.Exponential()
     print(data)
     flows = len(options.depth) * options.scales.size
     last = float(options.decades[-1])
-    print(f"{flows} flows to a loss of 1e-{last:g}; the bar counts decades of 1/loss.")
+    print(f"{flows} flow{'s' if flows > 1 else ''} to a loss of 1e-{last:g}; the bar counts decades of 1/loss.")
     began = time.perf_counter()
     with _Bar(flows * last) as bar:
         ds = transition(

@@ -42,10 +42,11 @@ def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     one = ds.sel(depth=depth)
     scale, decades = one.scale.values, one.decades.values
     # Late enough for beta / gamma to have a margin near 1: earlier values are below zero, whatever the limit.
-    late = one.excess_l1.where(one.decades >= 10 * one.decades[0])
-    top = max(float(np.nanmax(one.Q_excess_l1)), float(late.quantile(0.98)), 1e-3)
+    late = one.excess_l1.values[:, decades >= min(10 * decades[0], decades[-1])]
+    late = late[np.isfinite(late)]
+    top = max(float(np.nanmax(one.Q_excess_l1)), np.quantile(late, 0.98) if late.size else 0.0, 1e-3)
     image = ax.pcolormesh(
-        scale, decades, one.excess_l1.values.T, cmap="cividis", shading="nearest", vmin=0.0, vmax=top, rasterized=True
+        _edges(scale), _edges(decades), one.excess_l1.values.T, cmap="cividis", vmin=0.0, vmax=top, rasterized=True
     )
     ax.figure.colorbar(image, ax=ax, label=r"excess $\ell_1$ norm of $\beta/\gamma$", extend="both")
     fine = np.geomspace(scale.min(), scale.max(), 200)
@@ -106,16 +107,22 @@ def excess_plane(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     bar = ax.figure.colorbar(plt.cm.ScalarMappable(norm, colours), ax=ax, label="initialization scale α")
     bar.ax.yaxis.set_major_locator(LogLocator())
     # Room for the ends of the paths, unless they are far from all limits.
-    wide = max(float(np.nanmax(one.Q_excess_l1)), 0.02)
-    tall = max(float(np.nanmax(one.Q_excess_l2)), end, 0.02)
-    right = np.clip(np.nanmax(one.excess_l1[:, -1]), 1.2 * wide, 4 * wide)
-    upper = np.clip(np.nanmax(one.excess_l2[:, -1]), 1.2 * tall, 4 * tall)
+    ends = np.stack([one.excess_l1[:, -1], one.excess_l2[:, -1]], axis=1)
+    ends = ends[np.isfinite(ends).all(1)]
+    size = np.array([max(np.nanmax(one.Q_excess_l1), 0.02), max(np.nanmax(one.Q_excess_l2), end, 0.02)])
+    near = np.all(np.abs(ends) < 4 * size, axis=1)
+    low = np.min(np.vstack([ends[near], -0.2 * size]), axis=0)
+    high = np.max(np.vstack([ends[near], 1.1 * size]), axis=0)
+    margin = 0.08 * (high - low)
     ax.set(
-        xlim=(-0.12 * right - 0.1 * wide, 1.15 * right),
-        ylim=(-0.12 * upper - 0.1 * tall, 1.25 * upper),
+        xlim=(low[0] - margin[0], high[0] + margin[0]),
+        ylim=(low[1] - margin[1], high[1] + 3 * margin[1]),
         xlabel="excess ℓ₁ norm of β/γ",
         ylabel="excess ℓ₂ norm of β/γ",
     )
+    if not near.all():
+        note = f"{int((~near).sum())} of {scale.size} paths end outside"
+        ax.text(0.02, 0.98, note, transform=ax.transAxes, fontsize=8, va="top")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.axvline(0, color="0.8", lw=0.8, zorder=0)
     ax.legend(fontsize=8, loc="upper right", framealpha=0.9)
@@ -137,6 +144,14 @@ def transition_figures(ds: xr.Dataset, folder: Path) -> list[Path]:
         figure.savefig(written[-1], dpi=150)
         plt.close(figure)
     return written
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Edges of cells around log-spaced centres."""
+    logs = np.log(centres)
+    steps = np.diff(logs) if logs.size > 1 else np.array([0.5])
+    inner = logs[:-1] + steps / 2 if logs.size > 1 else np.empty(0)
+    return np.exp(np.concatenate([[logs[0] - steps[0] / 2], inner, [logs[-1] + steps[-1] / 2]]))
 
 
 def _mu_exponents(low: float, high: float) -> list[int]:

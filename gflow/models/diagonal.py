@@ -65,7 +65,10 @@ class DiagonalNetwork(eqx.Module):
             raise ValueError(
                 f"depth must be an integer of at least 2, not {depth!r}; use gflow.models.LinearModel for depth 1."
             )
-        scale = jnp.asarray(scale, float)
+        try:
+            scale = jnp.asarray(scale, float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"scale must be a positive number or an array of them, not {scale!r}.") from error
         if scale.shape not in ((), (dim,)):
             raise ValueError(f"scale must be a number or have shape ({dim},), not shape {scale.shape}.")
         if not isinstance(scale, Tracer) and not bool(jnp.all((scale > 0) & jnp.isfinite(scale))):

@@ -8,6 +8,7 @@ large, to the Q_mu max margin in between, and (D = 2) to the l1 max margin where
 import hashlib
 import math
 import operator
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def transition(
             raise ValueError(f"{name} must be positive finite numbers, not {values}.")
     if np.any(np.diff(decades) <= 0):
         raise ValueError("decades must be strictly increasing; sort them and drop repeated ones.")
-    if not depths or min(depths) < 2:
-        raise ValueError(f"depths must be integers of at least 2, not {depths}.")
+    if not depths or min(depths) < 2 or len(set(depths)) < len(depths):
+        raise ValueError(f"depths must be different integers of at least 2, not {depths}.")
     l2, l1 = limits.l2_max_margin(X, y), limits.l1_max_margin(X, y)
     attributes = {
         "data": hashlib.sha256(X.tobytes() + y.tobytes()).hexdigest(),
@@ -96,6 +97,7 @@ def transition(
     flows = _empty(depths, scales, decades, X.shape[1], attributes)
     if store is not None and Path(store).exists():
         flows = _stored(Path(store), flows)
+    written = time.monotonic()
     try:
         for i, depth in enumerate(depths):
             for j, scale in enumerate(scales):
@@ -117,10 +119,12 @@ def transition(
                 _fill(flows, i, j, traj, decades.size)
                 if int(traj.status_code) == Status.interrupted:
                     raise KeyboardInterrupt
-    except KeyboardInterrupt:
+                if store is not None and time.monotonic() - written > 5.0:
+                    _write(flows, Path(store))
+                    written = time.monotonic()
+    finally:
         if store is not None:
-            _write(_compare(flows, X, y, l2, l1), Path(store))
-        raise
+            _write(flows, Path(store))
     ds = _compare(flows, X, y, l2, l1)
     if store is not None:
         _write(ds, Path(store))
@@ -207,8 +211,11 @@ def _between(log_grid: np.ndarray, path: np.ndarray, log_mu: np.ndarray) -> np.n
 
 def _stored(store: Path, fresh: xr.Dataset) -> xr.Dataset:
     """The flows of an earlier call with the same arguments."""
-    with xr.open_dataset(store) as file:
-        old = file.load()
+    try:
+        with xr.open_dataset(store) as file:
+            old = file.load()
+    except Exception as error:
+        raise ValueError(f"store {store} cannot be read as netCDF; delete it or choose another file.") from error
     for name, value in fresh.attrs.items():
         was = old.attrs.get(name)
         was = was.item() if isinstance(was, np.generic) else was
@@ -220,7 +227,7 @@ def _stored(store: Path, fresh: xr.Dataset) -> xr.Dataset:
     for name in ("depth", "scale", "decades"):
         if not np.array_equal(old[name].values, fresh[name].values):
             raise ValueError(f"store {store} was made with other values of {name}; choose another file or delete it.")
-    return old[list(fresh.data_vars)].drop_vars("mu_grid", errors="ignore").assign_attrs(fresh.attrs)
+    return old[list(fresh.data_vars)].assign_attrs(fresh.attrs)
 
 
 def _write(ds: xr.Dataset, store: Path) -> None:
