@@ -61,6 +61,11 @@ def empty_saves(count: int, size: int) -> Saves:
     return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.asarray(0))
 
 
+def _code(status: Array) -> Int[Array, ""]:
+    """Not weakly typed, or the next call would compile anew."""
+    return jax.lax.convert_element_type(status, jnp.int64)
+
+
 def _terms(flow: Flow) -> FlowTerm:
     return FlowTerm(flow.field)
 
@@ -106,7 +111,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
         restart=jnp.asarray(False),
         steps=jnp.zeros((), int),
         rejected=jnp.zeros((), int),
-        status=jnp.where(moves, Status.running, Status.stationary_start),
+        status=_code(jnp.where(moves, Status.running, Status.stationary_start)),
     )
 
 
@@ -121,7 +126,7 @@ def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> P
             StepControl(rtol).init(terms, position.h, _order(solver, terms)),
             ready.init(terms, jnp.zeros(()), position.h, position.state, position.gauge),
             jnp.asarray(False),
-            jnp.where(position.status == Status.max_steps, int(Status.running), position.status),
+            _code(jnp.where(position.status == Status.max_steps, int(Status.running), position.status)),
         ),
     )
 
@@ -130,6 +135,15 @@ def _order(solver: Any, terms: Any) -> int:
     order = solver.error_order(terms)
     assert order is not None
     return order
+
+
+def refuse_points(position: Position, clock: AbstractClock, targets: Float[Array, " S"]) -> Position:
+    """For points that could not be looked at before the run: a status if they do not increase from the start."""
+    begin = position.gamma if clock.counts_loss else -jnp.inf
+    # The stop repeats the last save point where they are equal.
+    good = jnp.all(targets[1:] >= targets[:-1]) & jnp.all(jnp.diff(targets[:-1]) > 0) & (targets[0] > begin)
+    status = _code(jnp.where(good, position.status, int(Status.bad_points)))
+    return eqx.tree_at(lambda p: p.status, position, status)
 
 
 def advance(
@@ -234,7 +248,7 @@ def advance(
             restart=jnp.where(moved, shift != 0, p.restart),
             steps=p.steps + moved.astype(int),
             rejected=p.rejected + (~keep).astype(int),
-            status=status,
+            status=_code(status),
         )
         return p, saves
 

@@ -1,6 +1,7 @@
 """The front door: `gradient_flow`."""
 
 import contextlib
+import functools
 import inspect
 import math
 import time
@@ -19,7 +20,7 @@ from .charts import chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .losses import AbstractLoss, Exponential
-from .solvers import choose, EXPLICIT_STEPS, LogRadau
+from .solvers import choose, EXPLICIT_STEPS, explicit_steps, LogRadau
 from .status import Status
 from .trajectory import concatenate, Trajectory
 
@@ -113,6 +114,7 @@ def gradient_flow(
     validate.check_model(model, X)
     validate.check_solver(solver, loss)
     validate.check_numbers(rtol, max_steps)
+    validate.check_metrics(metrics, resume)
     flow = Flow(chart_of(model, X, y, loss), X, y, loss)
     validate.check_points(clock, stop, save, _gamma(flow))
     earlier = None
@@ -131,31 +133,44 @@ def gradient_flow(
     solvers = choose(flow) if solver is None else (solver,)
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
-    taken = 0
+    taken, target = 0, float(targets[-1]) if concrete else math.nan
     if resume is None:
         position = _start(flow, solvers[0], rtol)
     else:
-        position = eqx.tree_at(lambda p: p.status, resume.position, jnp.asarray(int(Status.running), int))
+        position = _with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
         if isinstance(position.solver, LogRadau.State):
             solvers = solvers[-1:]
+    if not concrete:
+        position = driver.refuse_points(position, clock, targets)
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
     with _bar(clock, end, progress if concrete else False) as report:
+        run = lambda p, s, solver, steps, budget: _advance(
+            flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), jnp.asarray(steps, int)
+        )
         for k, each in enumerate(solvers):
-            last = k == len(solvers) - 1
-            steps = limit if last else jnp.minimum(limit, EXPLICIT_STEPS)
             if k > 0:
-                if concrete and (int(position.status) != Status.max_steps or int(limit) <= EXPLICIT_STEPS):
+                if concrete and (int(position.status) != Status.max_steps or _taken(position) >= int(limit)):
                     break
                 position = _change_solver(flow, position, each, rtol)
-            run = lambda p, s, budget, each=each, steps=steps: _advance(
-                flow, p, s, clock, targets, each, rtol, jnp.asarray(budget), steps
-            )
-            if concrete:
-                position, saves = _in_chunks(run, position, saves, clock, report)
-            else:
-                position, saves = run(position, saves, max_steps)
+            if not concrete:
+                steps = limit if k == len(solvers) - 1 else jnp.minimum(limit, EXPLICIT_STEPS)
+                position, saves = run(position, saves, each, steps, max_steps)
+                continue
+            while int(position.status) == Status.running:
+                steps = int(limit)
+                if k < len(solvers) - 1:
+                    allowed = explicit_steps(_taken(position), _inner(position, clock), target)
+                    steps = min(steps, allowed)
+                    if steps <= _taken(position):
+                        position = _with_status(position, Status.max_steps)
+                        break
+                position, saves = _in_chunks(functools.partial(run, solver=each, steps=steps), position, saves, report)
+                if int(position.status) == Status.max_steps and k < len(solvers) - 1 and _taken(position) < int(limit):
+                    more = explicit_steps(_taken(position), _inner(position, clock), target)
+                    if more > _taken(position):
+                        position = _with_status(position, Status.running)
     if not concrete or int(position.status) == Status.step_too_small:
         position, saves = _conclude(flow, position, saves, clock, targets)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
@@ -175,18 +190,26 @@ def _gamma(flow: Flow) -> Array:
     return flow.gamma(flow.chart.coordinates())
 
 
-def _in_chunks(run: Callable, position: Any, saves: Any, clock: AbstractClock, report: Callable) -> Any:
+def _taken(position: Any) -> int:
+    return int(position.steps) + int(position.rejected)
+
+
+def _with_status(position: Any, status: Status) -> Any:
+    return eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(status), int))
+
+
+def _in_chunks(run: Callable, position: Any, saves: Any, report: Callable) -> Any:
     """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
     budget = 500
     try:
         while int(position.status) == Status.running:
             began = time.perf_counter()
-            position, saves = run(position, saves, budget)
+            position, saves = run(position, saves, budget=budget)
             report(position)
             if time.perf_counter() - began < 0.1:
                 budget = min(2 * budget, 1_000_000)
     except KeyboardInterrupt:
-        position = eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(Status.interrupted), int))
+        position = _with_status(position, Status.interrupted)
     return position, saves
 
 

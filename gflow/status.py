@@ -15,6 +15,7 @@ class Status(enum.IntEnum):
     residual_floor = 6
     minimum = 7
     interrupted = 8
+    bad_points = 9
 
     @property
     def sentence(self) -> str:
@@ -40,5 +41,6 @@ _SENTENCES = {
         "The residuals are at rounding level: float64 cannot hold a smaller square loss (1e-27 to 1e-32 of the squared "
         "targets)."
     ),
+    Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

@@ -62,8 +62,8 @@ class Trajectory(eqx.Module):
         """The saves as an `xarray.Dataset` along the dimension `save`.
 
         **Returns:** variables `neg_log_loss` (nats), `decades` (log10 1/L), `log_time` (nats), `beta` (save,
-        coordinate) where the model has one, each metric, and each array leaf of the model under
-        `model<path>`; attributes `status`, `success`, `clock` and the stats.
+        coordinate) where the model has one, each metric (as `metric_<name>` if its name is taken), and each array leaf
+        of the model under `model<path>`; attributes `status`, `success`, `clock` and the stats.
 
         **Raises:** `ValueError` inside a JAX transformation.
         """
@@ -79,7 +79,7 @@ class Trajectory(eqx.Module):
         if beta is not None:
             data["beta"] = (("save", "coordinate"), np.asarray(beta))
         for name, value in self.metrics.items():
-            data[name] = _variable(name, np.asarray(value))
+            data[f"metric_{name}" if name in data else name] = _variable(name, np.asarray(value))
         for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(self.model, eqx.is_array)):
             name = "model" + jax.tree_util.keystr(path)
             data[name] = _variable(name, np.asarray(leaf))

@@ -92,13 +92,39 @@ def check_solver(solver: Any, loss: Any) -> None:
         raise ValueError(
             f"solver must be a Diffrax solver such as diffrax.Tsit5(), or None to let gflow choose, not {solver!r}."
         )
+    if solver.term_structure not in (diffrax.AbstractTerm, diffrax.ODETerm):
+        raise ValueError(
+            f"solver must take a single ODE term, and {type(solver).__name__} splits it; use diffrax.Kvaerno5() for an "
+            "implicit one."
+        )
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(
             f"solver must estimate its error, and {type(solver).__name__} does not; use diffrax.Tsit5() or Dopri8()."
         )
 
 
+def check_metrics(metrics: Any, resume: Any) -> None:
+    if metrics is not None and not (isinstance(metrics, dict) and all(callable(f) for f in metrics.values())):
+        raise ValueError(f"metrics must be a dict of functions of a model, not {metrics!r}.")
+    if resume is not None:
+        if not hasattr(resume, "position"):
+            raise ValueError(f"resume must be a gflow.Trajectory, not {type(resume).__name__}.")
+        if sorted(resume.metrics) != sorted(metrics or {}):
+            raise ValueError(
+                f"metrics must be those of the trajectory in resume, {sorted(resume.metrics)}, not "
+                f"{sorted(metrics or {})}; the earlier saves hold no others."
+            )
+
+
+def _real(value: Any) -> bool:
+    return traced(value) or np.asarray(value).dtype.kind in "iuf"
+
+
 def check_numbers(rtol: Any, max_steps: Any) -> None:
+    if not _real(rtol):
+        raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol!r}.")
+    if not _real(max_steps) or (not traced(max_steps) and not np.all(np.isfinite(max_steps))):
+        raise ValueError(f"max_steps must be a positive integer, not {max_steps!r}.")
     if not traced(rtol) and not (np.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol}.")
     if not traced(max_steps) and not (np.ndim(max_steps) == 0 and max_steps >= 1 and max_steps == int(max_steps)):
@@ -112,6 +138,9 @@ def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
             "clock must be gflow.LossClock(), gflow.TimeClock() or gflow.LogTimeClock(), "
             f"not {clock!r}; write its brackets."
         )
+    for name, value in (("stop", stop), ("save", save)):
+        if value is not None and not _real(value):
+            raise ValueError(f"{name} must be real, in the coordinate of the clock ({clock.label}), not {value!r}.")
     if stop is None and save is None:
         raise ValueError(f"stop or save must be given, in the coordinate of the clock ({clock.label}).")
     if stop is not None and np.ndim(stop) != 0:

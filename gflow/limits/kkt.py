@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from .checks import check_data, check_depth
-from .result import MaxMargin
+from .result import L1MaxMargin, MaxMargin
 
 
 def kkt_residual(beta: ArrayLike, X: ArrayLike, y: ArrayLike, *, depth: int) -> Float[np.ndarray, "*S"]:
@@ -134,7 +134,8 @@ def excess_l2(direction: ArrayLike, solution: MaxMargin) -> Float[np.ndarray, "*
 
 
 def _excess(direction: ArrayLike, solution: MaxMargin, order: int) -> Float[np.ndarray, "*S"]:
-    if not isinstance(solution, MaxMargin) or solution.beta.ndim != 1:
+    fits = isinstance(solution, L1MaxMargin) if order == 1 else type(solution) is MaxMargin
+    if not fits or solution.beta.ndim != 1:
         raise ValueError(f"solution must be what l{order}_max_margin returned, not {type(solution).__name__}.")
     direction, d = np.asarray(direction, dtype=np.float64), len(solution.beta)
     if direction.ndim == 0 or direction.shape[-1] != d:

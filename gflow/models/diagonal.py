@@ -8,6 +8,7 @@ below any tolerance (scale 1e-60) and where u_+^D - u_-^D would cancel (scale 1e
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
@@ -59,6 +60,7 @@ class DiagonalNetwork(eqx.Module):
     depth: int = eqx.field(static=True)
 
     def __init__(self, dim: int, depth: int = 2, scale: Float[Array, ""] | Float[Array, " d"] | float = 0.1):
+        dim, depth = (int(v) if isinstance(v, np.integer) else v for v in (dim, depth))
         if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
             raise ValueError(f"dim must be a positive integer, not {dim!r}.")
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 2:

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -26,10 +27,10 @@ class LinearModel(eqx.Module):
     beta: Float[Array, " d"]
 
     def __init__(self, beta):
-        if isinstance(beta, int):
+        if isinstance(beta, int | np.integer) and not isinstance(beta, bool):
             if beta < 1:
                 raise ValueError(f"beta given as a dimension must be at least 1, not {beta}.")
-            beta = jnp.zeros(beta)
+            beta = jnp.zeros(int(beta))
         self.beta = jnp.asarray(beta, float)
         if self.beta.ndim != 1:
             raise ValueError(f"beta must have shape (d,), not {self.beta.shape}.")

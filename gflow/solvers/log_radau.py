@@ -244,8 +244,11 @@ def _newton(flow: Flow, tableau: _Tableau, a0, h, unit, start: _Stages, rtol, li
         )
         moved = jnp.sqrt(jnp.max(jnp.mean(da**2, axis=1)))
         extent = jnp.sqrt(jnp.max(jnp.mean((a + da - a0[None]) ** 2, axis=1)))
-        # Converged: the stages move by less than a hundredth of the tolerance, the weights by less than a thousandth.
-        size = jnp.maximum(moved / (1e-2 * rtol * jnp.maximum(extent, length * 1e-3)), weighted / 1e-3)
+        # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, and the weights by
+        # less than a thousandth.
+        finest = 8 * jnp.finfo(a.dtype).eps * jnp.sqrt(jnp.mean(a0**2))
+        wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, length * 1e-3), finest)
+        size = jnp.maximum(moved / wanted, weighted / 1e-3)
         damp = jnp.minimum(1.0, 2.0 / weighted)
         W = jnp.minimum(W + damp * dW, 0.7)
         values = values._replace(W=W, R=R + damp * dR, gamma=gamma + damp * dgamma)
