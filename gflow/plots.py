@@ -9,7 +9,7 @@ import xarray as xr
 try:
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 except ImportError as error:  # pragma: no cover
     raise ImportError("gflow.plots needs matplotlib; install gflow[plot].") from error
 
@@ -122,7 +122,9 @@ def excess_plane(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     )
     if not near.all():
         note = f"{int((~near).sum())} of {scale.size} paths end outside"
-        ax.text(0.02, 0.98, note, transform=ax.transAxes, fontsize=8, va="top")
+        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "0.8"}
+        ax.text(0.98, 0.03, note, transform=ax.transAxes, fontsize=8, ha="right", bbox=box, zorder=6)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
     ax.axvline(0, color="0.8", lw=0.8, zorder=0)
     ax.legend(fontsize=8, loc="upper right", framealpha=0.9)
