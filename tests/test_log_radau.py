@@ -9,7 +9,7 @@ from oracles import reference
 
 import gflow
 from gflow import solve
-from gflow.solvers import log_radau
+from gflow.solvers import choice, log_radau
 
 PROBLEMS = reference()
 
@@ -112,6 +112,8 @@ def test_stiff_runs_are_handed_over_and_resume_across_it(monkeypatch):
     run = lambda **more: gflow.gradient_flow(model, X, np.ones(4), save=saves, rtol=1e-8, **more)
     explicit = run(solver=diffrax.Dopri8(scan_kind="lax"))
     monkeypatch.setattr(solve, "EXPLICIT_STEPS", 60)
+    monkeypatch.setattr(choice, "EXPLICIT_STEPS", 60)
+    monkeypatch.setattr(choice, "_WORTH_WHILE", 100)
     handed = run()
     assert int(handed.stats["steps"]) < int(explicit.stats["steps"]) / 2
     np.testing.assert_allclose(handed.model.beta, explicit.model.beta, rtol=1e-6, atol=1e-9)

@@ -97,7 +97,12 @@ def test_excess():
 
 @pytest.mark.parametrize("function", [excess_l1, excess_l2])
 def test_excess_bad_input(function):
-    solution = l1_max_margin(sep(33), np.ones(4))
+    right, wrong = l1_max_margin(sep(33), np.ones(4)), l2_max_margin(sep(33), np.ones(4))
+    if function is excess_l2:
+        right, wrong = wrong, right
+    solution = right
+    with pytest.raises(ValueError, match=r"^solution must be what l[12]_max_margin returned, not (L1)?MaxMargin\.$"):
+        function(np.zeros(6), wrong)
     with pytest.raises(ValueError) as error:
         function(np.zeros((3, 5)), solution)
     assert str(error.value) == "direction must have shape (..., 6) like the beta of solution, not (3, 5)."
