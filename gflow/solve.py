@@ -92,7 +92,8 @@ def gradient_flow(
     is returned, with a status that says what happened.
 
     Works under `jax.jit`, `jax.vmap` and forward-mode differentiation (`jax.jvp`, `jax.jacfwd`; step sizes are held
-    fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does.
+    fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does, and so does
+    the first stiff run of a shape, which hands over to `LogRadau` (`solver=None`).
 
     Source: rescaled time as in Lyu & Li 2020 (arXiv 1906.05890); see `gflow.flow` for the formulation.
 
@@ -270,13 +271,8 @@ def _collect(
 @eqx.filter_jit
 def _models(flow: Flow, coordinates: Array) -> Any:
     """A model per row; leaves that do not change are repeated, so that every array leaf has the save axis."""
-    arrays, rest = eqx.partition(flow.chart.template, eqx.is_array)
-
-    def one(a):
-        return eqx.filter(flow.chart.at(a), eqx.is_array)
-
-    del arrays
-    return eqx.combine(jax.vmap(one)(coordinates), rest)
+    arrays = jax.vmap(lambda a: eqx.filter(flow.chart.at(a), eqx.is_array))(coordinates)
+    return eqx.combine(arrays, eqx.filter(flow.chart.template, eqx.is_array, inverse=True))
 
 
 def _measure(fn: Callable, models: Any, flow: Flow) -> Array:

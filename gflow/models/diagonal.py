@@ -118,9 +118,11 @@ class LogarithmicChart(AbstractChart):
     def outputs(self, a, X):
         return X @ self.at(a).beta
 
+    def _log_u(self, a: Array) -> Array:
+        return self.template.log_scale[None] + a.reshape(2, -1)
+
     def velocity(self, a, X, c):
-        depth = self.template.depth
-        log_u = self.template.log_scale[None] + a.reshape(2, -1)
+        depth, log_u = self.template.depth, self._log_u(a)
         g = X.T @ c
         push = jnp.stack([g, -g])
         # u^(D-2) may lie outside float64, so its largest value goes to the speed.
@@ -133,12 +135,12 @@ class LogarithmicChart(AbstractChart):
 
     def jacobian(self, a, X):
         depth = self.template.depth
-        rate = depth * jnp.exp(depth * (self.template.log_scale[None] + a.reshape(2, -1)))
+        rate = depth * jnp.exp(depth * self._log_u(a))
         return jnp.concatenate([X * rate[:1], -X * rate[1:]], axis=1)
 
     def velocities(self, a, X):
         depth = self.template.depth
-        exponent = (depth - 2) * (self.template.log_scale[None] + a.reshape(2, -1))
+        exponent = (depth - 2) * self._log_u(a)
         top = jax.lax.stop_gradient(jnp.max(jnp.where(jnp.any(X != 0, axis=0)[None], exponent, -jnp.inf)))
         rate = jnp.exp(exponent - top)
         return jnp.concatenate([X * rate[:1], -X * rate[1:]], axis=1), top + jnp.log(float(depth))

@@ -20,9 +20,9 @@ def choose(flow: Flow) -> tuple[Any, ...]:
     """The solvers of a run, in turn: Dormand and Prince's order 8, and for the classification losses LogRadau where
     that turns out stiff (see `explicit_steps`).
 
-    Late in training an explicit step is held to a change of gamma of about two, or far less where data are hard to
-    separate (2e-4 on breast-cancer), while LogRadau needs some thirty steps to a loss of 1e-1000 either way. On easy
-    data the explicit solver is as cheap, and its compilation shorter.
+    Late in training an explicit step is held to a change of gamma of one or two, or far less where data are hard to
+    separate (2e-4 on breast-cancer), while LogRadau needs 30 to 90 steps to a loss of 1e-1000 either way. On easy data
+    the explicit solver takes a tenth of a second, and less to compile.
     """
     explicit = diffrax.Dopri8(scan_kind="lax")
     implicit = LogRadau()
