@@ -92,8 +92,8 @@ def gradient_flow(
     is returned, with a status that says what happened.
 
     Works under `jax.jit`, `jax.vmap` and forward-mode differentiation (`jax.jvp`, `jax.jacfwd`; step sizes are held
-    fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does, and so does
-    the first stiff run of a shape, which hands over to `LogRadau` (`solver=None`).
+    fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does, and
+    so does the first stiff run of a shape, which hands over to `LogRadau` (`solver=None`).
 
     Source: rescaled time as in Lyu & Li 2020 (arXiv 1906.05890); see `gflow.flow` for the formulation.
 
