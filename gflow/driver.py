@@ -230,7 +230,9 @@ def advance(
         size = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
         stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * size)
         # A loss that is all rounding says nothing any more (residuals of the square loss).
-        stalled = stalled | (h_next < 1e-300) | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
+        stalled = stalled | (h_next < 1e-300)
+        if isinstance(flow.loss, Square):
+            stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
         far = jnp.abs(jnp.log(y1[-1])) > _GAUGE_RANGE
         shift = jax.lax.stop_gradient(jnp.where(moved & far, jnp.log(y1[-1]), 0.0))
         pick = lambda new, old: jax.tree.map(lambda n, o: jnp.where(moved, n, o), new, old)

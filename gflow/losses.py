@@ -7,7 +7,7 @@ rescaled time d tau = L dt is then d theta / d tau = sum_n c_n grad f_n, in whic
 
 import abc
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
+
+
+class DualRows(NamedTuple):
+    """The equations that tie dual variables to outputs and gamma, and their derivatives: one for every sample, and one
+    that normalises."""
+
+    miss: Float[Array, " N"]
+    by_output: Float[Array, " N"]
+    by_dual: Float[Array, " N"]
+    by_gamma: Float[Array, " N"]
+    sum_miss: Float[Array, ""]
+    sum_by_output: Float[Array, " N"]
+    sum_by_dual: Float[Array, " N"]
 
 
 class AbstractLoss(eqx.Module):
@@ -47,6 +60,33 @@ class AbstractLoss(eqx.Module):
     def rounding(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> Float[Array, ""]:
         """The size of the rounding errors in gamma."""
 
+    # An implicit step has a dual variable for every sample, which says how hard it pulls: d theta / ds =
+    # e^R sum_n c_n grad f_n. Gamma is that of the mean loss here.
+
+    @abc.abstractmethod
+    def dual(self, f: Float[Array, " N"], y: Float[Array, " N"]) -> tuple[Float[Array, " N"], Float[Array, ""]]:
+        """The dual variables and gamma that belong to the outputs `f`."""
+
+    @abc.abstractmethod
+    def pull(self, dual: Float[Array, " N"], y: Float[Array, " N"]) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+        """c_n and d c_n / d dual_n."""
+
+    @abc.abstractmethod
+    def dual_rows(self, f: Array, y: Array, dual: Array, gamma: Array, blur: Array) -> DualRows:
+        """What the dual variables miss at outputs `f`; `blur` widens the kinks, for a homotopy."""
+
+    @abc.abstractmethod
+    def dual_slope(self, dual: Array, y: Array, gamma: Array) -> tuple[Float[Array, " N"], Float[Array, ""]]:
+        """d gamma / d f_n, and the log of d tau / (e^R ds)."""
+
+    @abc.abstractmethod
+    def drawn(self, dual: Float[Array, " N"], found: Float[Array, " N"]) -> Float[Array, " N"]:
+        """A first guess from dual variables extrapolated and those `found` at extrapolated outputs."""
+
+    @abc.abstractmethod
+    def admissible(self, dual: Float[Array, " N"]) -> Float[Array, " N"]:
+        """The nearest dual variables that Newton's method may go on from."""
+
 
 class MarginLoss(AbstractLoss):
     """A loss l(m) of the margins m_n = y_n f_n, y_n in {-1, +1}, that falls like e^-m."""
@@ -69,6 +109,43 @@ class MarginLoss(AbstractLoss):
 
     def rounding(self, f, y):
         return _EPS * (1.0 + 2.0 * jnp.max(jnp.abs(f)))
+
+    # The dual variable is the log-weight W_n = log(-l'(m_n)) + gamma - log N. Divided by gamma the rows are well
+    # conditioned at any gamma: m + W = gamma is the central path of a complementarity problem with barrier 1 / gamma.
+
+    def dual(self, f, y):
+        gamma = self.neg_log_mean(f, y)
+        return self.log_slope(y * f)[0] + gamma - math.log(f.shape[0]), gamma
+
+    def pull(self, dual, y):
+        c = y * jnp.exp(dual)
+        return c, c
+
+    def dual_rows(self, f, y, dual, gamma, blur):
+        scale = jnp.maximum(1.0, jnp.abs(gamma))
+        width = jnp.maximum(1.0, blur * scale)
+        omega, domega = self.log_slope(y * f)
+        rho, drho = self.log_ratio(y * f)
+        total = jax.nn.logsumexp(dual + rho)
+        p = jnp.exp(dual + rho - total)
+        return DualRows(
+            miss=(width * dual - omega - gamma + math.log(f.shape[0])) / scale,
+            by_output=-y * domega / scale,
+            by_dual=jnp.broadcast_to(width / scale, f.shape),
+            by_gamma=jnp.broadcast_to(-1.0 / scale, f.shape),
+            sum_miss=total,
+            sum_by_output=p * drho * y,
+            sum_by_dual=p,
+        )
+
+    def dual_slope(self, dual, y, gamma):
+        return y * jnp.exp(dual), jnp.zeros_like(gamma)
+
+    def drawn(self, dual, found):
+        return jnp.minimum(jnp.where((dual < -40.0) & (found < -40.0), found, dual), 0.7)
+
+    def admissible(self, dual):
+        return jnp.minimum(dual, 0.7)
 
 
 class Exponential(MarginLoss):
@@ -191,6 +268,39 @@ class Square(AbstractLoss):
         top = jax.lax.stop_gradient(jnp.max(jnp.abs(r)))
         safe = jnp.where(top > 0, top, 1.0)
         return -2.0 * (r / safe) / jnp.sum((r / safe) ** 2) / safe
+
+    # The dual variable is the residual relative to the norm of all: rho = (f - y) / |f - y|, |f - y|^2 = 2 N e^-gamma.
+
+    def dual(self, f, y):
+        gamma = self.neg_log_mean(f, y)
+        return (f - y) * jnp.exp(0.5 * gamma) / math.sqrt(2.0 * f.shape[0]), gamma
+
+    def pull(self, dual, y):
+        return -dual, -jnp.ones_like(dual)
+
+    def dual_rows(self, f, y, dual, gamma, blur):
+        del blur
+        per = jnp.exp(0.5 * gamma) / math.sqrt(2.0 * f.shape[0])
+        found = (f - y) * per
+        return DualRows(
+            miss=found - dual,
+            by_output=jnp.broadcast_to(per, f.shape),
+            by_dual=-jnp.ones_like(dual),
+            by_gamma=0.5 * found,
+            sum_miss=0.5 * (jnp.sum(dual**2) - 1.0),
+            sum_by_output=jnp.zeros_like(dual),
+            sum_by_dual=dual,
+        )
+
+    def dual_slope(self, dual, y, gamma):
+        norm = math.sqrt(2.0 * dual.shape[0]) * jnp.exp(-0.5 * gamma)
+        return -2.0 * dual / norm, jnp.log(0.5 * norm)
+
+    def drawn(self, dual, found):
+        return self.admissible(dual)
+
+    def admissible(self, dual):
+        return jnp.clip(dual, -2.0, 2.0)
 
     def rounding(self, f, y):
         worst = jnp.max(jnp.abs(f)) / jnp.max(jnp.abs(f - y))

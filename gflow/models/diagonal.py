@@ -1,9 +1,11 @@
 """Diagonal linear networks, beta = u_+^D - u_-^D, in their logarithmic chart.
 
 Model of Woodworth et al. 2020 (arXiv 2002.09277) and Moroshko et al. 2020 (arXiv 2007.06738). From u(0) = scale > 0 the
-parameters never change sign, so the chart is a = log(u / scale). It keeps relative accuracy where u itself would hide
-below any tolerance (scale 1e-60) and where u_+^D - u_-^D would cancel (scale 1e3).
+parameters never change sign, so the chart is made of log u. It keeps relative accuracy where u itself would hide below
+any tolerance (scale 1e-60) and where u_+^D - u_-^D would cancel (scale 1e3).
 """
+
+import math
 
 import equinox as eqx
 import jax
@@ -13,6 +15,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..charts import AbstractChart, Velocity
+
+_LOG_2 = math.log(2.0)
 
 
 @jax.custom_jvp
@@ -105,48 +109,77 @@ class DiagonalNetwork(eqx.Module):
 
 
 class LogarithmicChart(AbstractChart):
-    """a = log(u / scale), with metric diag(u^2): da_+- / d tau = +-D u_+-^(D-2) X^T c."""
+    """c = log(u_+ / u_-) / 2, one coordinate for each input.
+
+    Along the flow u_+^(2-D) + u_-^(2-D) (for D = 2: u_+ u_-) stays as it is, so that c says all:
+    log u_+- = mean +- c with mean = middle + log(cosh((D-2) c)) / (D-2), where `middle` belongs to c = 0. The metric
+    gives dc / d tau = D e^((D-2) middle) cosh((D-2) c)^2 (X^T w), w_n = d gamma / d f_n, and
+    beta = 2 e^(D mean) sinh(D c) has d beta / dc = 2 D e^(D middle) cosh((D-2) c)^(2/(D-2)) cosh((2D-2) c).
+    """
 
     template: DiagonalNetwork
 
+    @property
+    def _kappa(self) -> int:
+        return self.template.depth - 2
+
+    @property
+    def _middle(self) -> Array:
+        c = self.coordinates()
+        return self.template.log_scale + jnp.mean(self.template.log_ratio, axis=0) - self._lift(c)
+
+    def _lift(self, c: Array) -> Array:
+        return _log_cosh(self._kappa * c) / self._kappa if self._kappa else jnp.zeros_like(c)
+
     def coordinates(self):
-        return self.template.log_ratio.reshape(-1)
+        return (self.template.log_ratio[0] - self.template.log_ratio[1]) / 2.0
 
     def at(self, a):
-        return eqx.tree_at(lambda m: m.log_ratio, self.template, a.reshape(2, -1))
+        mean = self._middle - self.template.log_scale + self._lift(a)
+        return eqx.tree_at(lambda m: m.log_ratio, self.template, jnp.stack([mean + a, mean - a]))
+
+    def readout(self, a):
+        depth = self.template.depth
+        return exp_difference(depth * (self._middle + self._lift(a)), depth * a)
 
     def outputs(self, a, X):
-        return X @ self.at(a).beta
+        return X @ self.readout(a)
 
-    def _log_u(self, a: Array) -> Array:
-        return self.template.log_scale[None] + a.reshape(2, -1)
+    def _log_speed(self, a: Array) -> Array:
+        return self._kappa * self._middle + 2.0 * self._kappa * self._lift(a)
+
+    def _log_slope(self, a: Array) -> Array:
+        depth = self.template.depth
+        lift = depth * self._middle + 2.0 * self._lift(a) + _log_cosh((2 * depth - 2) * a)
+        return lift + jnp.log(2.0 * depth)
 
     def velocity(self, a, X, c):
-        depth, log_u = self.template.depth, self._log_u(a)
-        g = X.T @ c
-        push = jnp.stack([g, -g])
+        push = X.T @ c
         # u^(D-2) may lie outside float64, so its largest value goes to the speed.
-        exponent = (depth - 2) * log_u
+        exponent = self._log_speed(a)
         top = jax.lax.stop_gradient(jnp.max(jnp.where(push != 0, exponent, -jnp.inf)))
         top = jnp.where(jnp.isfinite(top), top, 0.0)
         direction = push * jnp.exp(jnp.where(push != 0, exponent - top, 0.0))
-        slope = jnp.sum(depth * jnp.exp(depth * log_u) * push * direction)
-        return Velocity(direction.reshape(-1), top + jnp.log(float(depth)), slope)
+        slope = jnp.sum(jnp.exp(self._log_slope(a)) * push * direction)
+        return Velocity(direction, top + jnp.log(float(self.template.depth)), slope)
 
     def jacobian(self, a, X):
-        depth = self.template.depth
-        rate = depth * jnp.exp(depth * self._log_u(a))
-        return jnp.concatenate([X * rate[:1], -X * rate[1:]], axis=1)
+        return X * jnp.exp(self._log_slope(a))
 
     def velocities(self, a, X):
-        depth = self.template.depth
-        exponent = (depth - 2) * self._log_u(a)
-        top = jax.lax.stop_gradient(jnp.max(jnp.where(jnp.any(X != 0, axis=0)[None], exponent, -jnp.inf)))
-        rate = jnp.exp(exponent - top)
-        return jnp.concatenate([X * rate[:1], -X * rate[1:]], axis=1), top + jnp.log(float(depth))
+        exponent = self._log_speed(a)
+        top = jax.lax.stop_gradient(jnp.max(jnp.where(jnp.any(X != 0, axis=0), exponent, -jnp.inf)))
+        return X * jnp.exp(exponent - top), top + jnp.log(float(self.template.depth))
 
     def length(self, a):
         return jnp.ones((), a.dtype)
 
     def error(self, e, a0, a1):
         return jnp.sqrt(jnp.mean(e**2))
+
+
+def _log_cosh(x: Array) -> Array:
+    # To relative accuracy, or it would hide a c of 1e-16 in log u_+-.
+    near = jnp.abs(x) < 1.0
+    small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, jnp.abs(x))
+    return jnp.where(near, jnp.log1p(2.0 * jnp.sinh(small / 2.0) ** 2), large + jnp.log1p(jnp.exp(-2.0 * large)) - _LOG_2)

@@ -1,0 +1,63 @@
+"""Radau IIA collocation: nodes, matrices, and the polynomial through the stages.
+
+Hairer & Wanner, Solving ODEs II, sec. IV.5: s stages, order 2 s - 1, L-stable. Everything is computed from the Legendre
+polynomials, whatever the number of stages.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.special import eval_legendre, roots_jacobi
+
+
+class Tableau(NamedTuple):
+    """Nodes c, matrix A, its inverse, and the functional that reads off the highest Legendre coefficient of the
+    integrand."""
+
+    c: np.ndarray
+    A: np.ndarray
+    inverse: np.ndarray
+    top: np.ndarray
+
+
+@lru_cache
+def tableau(stages: int) -> Tableau:
+    x = np.append(np.sort(roots_jacobi(stages - 1, 1.0, 0.0)[0]), 1.0)
+    P = np.stack([eval_legendre(k, x) for k in range(stages + 1)], axis=1)
+    integral = np.empty((stages, stages))
+    integral[:, 0] = (x + 1.0) / 2.0
+    for k in range(1, stages):
+        integral[:, k] = (P[:, k + 1] - P[:, k - 1]) / (2.0 * (2 * k + 1))
+    inverse = np.linalg.inv(P[:, :stages])
+    A = integral @ inverse
+    return Tableau((x + 1.0) / 2.0, A, np.linalg.inv(A), inverse[-1] / (2.0 * (2 * stages - 1)))
+
+
+def lagrange(nodes: np.ndarray, x: Array) -> Array:
+    """The Lagrange polynomials of `nodes` at the points `x`: shape (*x, nodes)."""
+    k = nodes.size
+    gaps = nodes[:, None] - nodes[None, :] + np.eye(k)
+    factors = jnp.where(np.eye(k, dtype=bool), 1.0, (x[..., None, None] - nodes[None, :]) / gaps)
+    return jnp.prod(factors, axis=-1)
+
+
+class Polynomial(diffrax.AbstractLocalInterpolation):
+    """The collocation polynomial through the start and the stages."""
+
+    t0: Any
+    t1: Any
+    nodes: Float[Array, " s+1"]
+    values: Float[Array, "s+1 *y"]
+
+    def evaluate(self, t0, t1=None, left=True):
+        del left
+        if t1 is not None:
+            return self.evaluate(t1) - self.evaluate(t0)
+        x = (t0 - self.t0) / (self.t1 - self.t0)
+        gaps = self.nodes[:, None] - self.nodes[None, :] + jnp.eye(self.nodes.size)
+        factors = jnp.where(jnp.eye(self.nodes.size, dtype=bool), 1.0, (x - self.nodes[None, :]) / gaps)
+        return jnp.prod(factors, axis=1) @ self.values
