@@ -1,8 +1,9 @@
 """One loop for everything: it takes one step of a Diffrax solver at a time and looks.
 
-Where a step passes a save point, the point is found on the dense output, a step of full order is taken to it from the
-start of the step, and a last linear correction along the flow lands on it. The path itself is never shortened by save
-points, and a step that passes the stop is not kept: whoever resumes repeats it and finds the same path, bit for bit.
+Where a step passes save points, the path waits while each is landed on: the point is found on the dense output, and an
+excursion from the start of the step goes there, by steps of full order under the same error control. The path itself is
+never shortened by save points, and a step that passes the stop is not kept: whoever resumes repeats it and finds the
+same path, bit for bit.
 """
 
 from typing import Any
@@ -146,6 +147,18 @@ def refuse_points(position: Position, clock: AbstractClock, targets: Float[Array
     return eqx.tree_at(lambda p: p.status, position, status)
 
 
+class _Landing(eqx.Module):
+    """An excursion to a save point: where it stands, how far the point is, and the position that the path goes on from
+    after the last one."""
+
+    active: Bool[Array, ""]
+    at: Position
+    left: Float[Array, ""]
+    tries: Int[Array, ""]
+    ahead: Position
+    dense: Any
+
+
 def advance(
     flow: Flow,
     position: Position,
@@ -162,103 +175,165 @@ def advance(
     aims, targets = targets, jax.lax.stop_gradient(targets)
     terms = _terms(flow)
     order = _order(solver, terms)
+    implicit = isinstance(solver, LogRadau)
     zero = jnp.zeros(())
     last = targets.shape[0]
     until = position.steps + position.rejected + budget
 
     def value(state, gauge):
         """The clock's inner coordinate."""
-        a = state[:-1]
-        return flow.gamma(a) if clock.counts_loss else flow.log_time(state, gauge)
+        return flow.gamma(state[:-1]) if clock.counts_loss else flow.log_time(state, gauge)
 
-    def take(p: Position, h):
+    def take(p: Position):
         ready = _with_tolerances(solver, flow, p.state, rtol)
-        return ready.step(
-            terms, zero, h, p.state, p.gauge, p.solver, made_jump=p.restart
-        )
+        return ready.step(terms, zero, p.h, p.state, p.gauge, p.solver, made_jump=p.restart)
 
     def distance(reached, target):
         # In time the difference is taken of t itself: log t is -inf at the start.
         return reached - target if clock.counts_loss else jnp.expm1(reached - target)
 
-    def save(p: Position, saves: Saves, dense) -> Saves:
-        """Fill one slot whose point lies within the step from `p`."""
-        target = targets[saves.filled]
-        at = lambda x: distance(value(dense.evaluate(x * p.h), p.gauge), target)
-        x = jax.lax.stop_gradient(_root(at))
-        landed = take(p, jax.lax.stop_gradient(p.h) * x)[0]
-        a = landed[:-1]
-        rate = flow.rate(a)
-        speed = rate.gamma if clock.counts_loss else jnp.exp(rate.log_tau - p.gauge) / landed[-1]
-        # The dense output is less accurate than the step: what is left is small, and its square below tolerance.
-        ds = (aims[saves.filled] - value(landed, p.gauge)) / speed
-        ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < p.h), ds, 0.0)
-        landed = landed + ds * flow.field(zero, landed, p.gauge)
-        k = saves.filled
-        return Saves(
-            saves.coordinates.at[k].set(landed[:-1]),
-            saves.gamma.at[k].set(flow.gamma(landed[:-1])),
-            saves.log_time.at[k].set(flow.log_time(landed, p.gauge)),
-            k + 1,
-        )
+    def where(p: Position, target, dense) -> Array:
+        """How far the target is from `p`, by the dense output of a step that passes it."""
+        interpolation = solver.interpolation_cls(t0=zero, t1=p.h, **dense)
+        # Gamma may grow by many orders of magnitude in a step.
+        even = (lambda v: jnp.arcsinh(v)) if clock.counts_loss else (lambda v: v)
+        at = lambda x: distance(even(value(interpolation.evaluate(x * p.h), p.gauge)), even(target))
+        return p.h * _root(at)
 
-    def body(carry):
-        p, saves = carry
-        y1, e, dense_info, solver_state, result = take(p, p.h)
+    def depart(p: Position, ahead: Position, dense, k) -> _Landing:
+        left = jax.lax.stop_gradient(where(p, targets[jnp.minimum(k, last - 1)], dense))
+        start = eqx.tree_at(lambda q: (q.h, q.status), p, (left, ahead.status))
+        if implicit:
+            start = eqx.tree_at(lambda q: q.solver, start, solver.again(ahead.solver))
+        return _Landing(jnp.asarray(True), start, left, jnp.zeros((), int), ahead, dense)
+
+    def attempt(p: Position):
+        """A step from `p`: where it leads, whether to keep it, and `p` as it tries again."""
+        y1, e, dense, solver_state, result = take(p)
         e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
         size, sight = flow.error(e, p.state, p.sight, y1)
-        size = solver.local_error(size) if isinstance(solver, LogRadau) else size
+        size = solver.local_error(size) if implicit else size
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
         noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
         rises = ~(sight.gamma >= p.gamma - noise)
-        h_next = jnp.where(keep & rises, 0.3 * p.h, h_next)
+        h_next = jax.lax.stop_gradient(jnp.where(keep & rises, 0.3 * p.h, h_next))
         keep = keep & ~rises
-        dense = solver.interpolation_cls(t0=zero, t1=p.h, **dense_info)
-        reached = jax.lax.stop_gradient(value(y1, p.gauge))
-
-        def pending(saves):
-            k = jnp.minimum(saves.filled, last - 1)
-            return keep & (saves.filled < last) & (distance(reached, targets[k]) >= 0)
-
-        # Inside a branch, or XLA hoists parts of the landing step out of the loop and into every step.
-        fill = lambda saves: jax.lax.while_loop(pending, lambda s: save(p, s, dense), saves)
-        saves = jax.lax.cond(pending(saves), fill, lambda saves: saves, saves)
-        done = saves.filled == last
-        moved = keep & ~done
-        size = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
-        stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * size)
-        # A loss that is all rounding says nothing any more (residuals of the square loss).
-        stalled = stalled | (h_next < 1e-300)
+        extent = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
+        stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent) | (h_next < 1e-300)
         if isinstance(flow.loss, Square):
+            # A loss that is all rounding says nothing any more.
             stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
+        status = _code(jnp.where(stalled, Status.step_too_small, Status.running))
         far = jnp.abs(jnp.log(y1[-1])) > _GAUGE_RANGE
-        shift = jax.lax.stop_gradient(jnp.where(moved & far, jnp.log(y1[-1]), 0.0))
-        pick = lambda new, old: jax.tree.map(lambda n, o: jnp.where(moved, n, o), new, old)
-        status = jnp.where(stalled, Status.step_too_small, Status.running)
-        taken = p.steps + p.rejected + 1
-        status = jnp.where((status == Status.running) & (taken >= max_steps), Status.max_steps, status)
-        status = jnp.where(done, Status.success, status)
-        p = Position(
-            state=pick(y1.at[-1].multiply(jnp.exp(-shift)), p.state),
+        shift = jax.lax.stop_gradient(jnp.where(far, jnp.log(y1[-1]), 0.0))
+        after = Position(
+            state=y1.at[-1].multiply(jnp.exp(-shift)),
             gauge=p.gauge + shift,
-            sight=pick(sight, p.sight),
-            h=jax.lax.stop_gradient(jnp.where(done, p.h, h_next)),
-            control=jax.tree.map(lambda n, o: jnp.where(done, o, n), control, p.control),
-            solver=pick(solver_state, p.solver),
-            restart=jnp.where(moved, shift != 0, p.restart),
-            steps=p.steps + moved.astype(int),
-            rejected=p.rejected + (~keep).astype(int),
-            status=_code(status),
+            sight=sight,
+            h=h_next,
+            control=control,
+            solver=solver_state,
+            restart=shift != 0,
+            steps=p.steps + 1,
+            rejected=p.rejected,
+            status=status,
         )
-        return p, saves
+        again = p.solver
+        if implicit:
+            # A step that was solved but missed the tolerance is where the shorter one starts to look.
+            again = _pick(jnp.isfinite(size), solver.again(solver_state), solver.failed(again))
+        retry = eqx.tree_at(
+            lambda q: (q.h, q.control, q.solver, q.rejected, q.status),
+            p,
+            (h_next, control, again, p.rejected + 1, status),
+        )
+        return y1, dense, keep, after, retry
+
+    def land(p: Position, landing: _Landing, saves: Saves, outcome) -> tuple[_Landing, Saves]:
+        """What the step of an excursion has brought."""
+        y1, _, keep, after, retry = outcome
+        q, k = landing.at, saves.filled
+        field, slope = solver.end_rates(after.solver) if implicit else _rates(flow, y1, q.gauge)
+        speed = slope if clock.counts_loss else field[-1] / y1[-1] + slope
+        reached = value(y1, q.gauge)
+        ds = (aims[jnp.minimum(k, last - 1)] - reached) / speed
+        ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < q.h), ds, 0.0)
+        whole = keep & (q.h >= landing.left)
+        # What is left is covered along the tangent once its square is below tolerance.
+        close = jnp.sqrt(rtol) * 1e-2
+        near = jnp.abs(ds) <= close * jnp.minimum(1.0, jnp.abs(reached / slope) if clock.counts_loss else 1.0)
+        landed = whole & (near | (landing.tries >= 30))
+        ended = y1 + ds * field
+        put = lambda rows, v: rows.at[k].set(jnp.where(landed, v, rows[k]), mode="drop")
+        saves = Saves(
+            put(saves.coordinates, ended[:-1]),
+            put(saves.gamma, flow.gamma(ended[:-1])),
+            put(saves.log_time, flow.log_time(ended, q.gauge)),
+            k + landed.astype(int),
+        )
+        # A shortened step goes part of the way; a whole one that missed is repeated with its length corrected.
+        ds = jax.lax.stop_gradient(ds)
+        part = keep & ~whole
+        left = jnp.where(part, landing.left - q.h, jnp.where(whole, landing.left + ds, landing.left))
+        nxt = _pick(part, after, _pick(whole, eqx.tree_at(lambda r: r.solver, q, retry.solver), retry))
+        h = jnp.where(whole, left, jnp.minimum(nxt.h, left))
+        at = eqx.tree_at(lambda r: (r.h, r.status), nxt, (h, _code(jnp.where(whole, Status.running, nxt.status))))
+        on = _Landing(landing.active, at, left, landing.tries + 1, landing.ahead, landing.dense)
+        target = targets[jnp.minimum(saves.filled, last - 1)]
+        more = (saves.filled < last) & (distance(value(landing.ahead.state, landing.ahead.gauge), target) >= 0)
+        on = jax.lax.cond(
+            landed & more, lambda: depart(p, landing.ahead, landing.dense, saves.filled), lambda: on
+        )
+        return eqx.tree_at(lambda o: o.active, on, ~landed | more), saves
+
+    def body(carry):
+        p, landing, saves = carry
+        outcome = attempt(_pick(landing.active, landing.at, p))
+        _, dense, keep, after, retry = outcome
+
+        def on_excursion(p, landing, saves):
+            landing, saves = land(p, landing, saves, outcome)
+            done = saves.filled == last
+            onward = landing.ahead
+            p = _pick(landing.active | done, p, onward)
+            status = jnp.where(landing.active, landing.at.status, p.status)
+            return _with(p, jnp.where(done, Status.success, status)), landing, saves
+
+        def on_the_path(p, landing, saves):
+            k = jnp.minimum(saves.filled, last - 1)
+            passes = keep & (saves.filled < last) & (distance(value(after.state, after.gauge), targets[k]) >= 0)
+            landing = jax.lax.cond(passes, lambda: depart(p, after, dense, k), lambda: landing)
+            p = _pick(passes, p, _pick(keep, after, retry))
+            return p, landing, saves
+
+        p, landing, saves = jax.lax.cond(landing.active, on_excursion, on_the_path, p, landing, saves)
+        out = (p.status == Status.running) & ~landing.active & (p.steps + p.rejected >= max_steps)
+        return _with(p, jnp.where(out, Status.max_steps, p.status)), landing, saves
 
     def unfinished(carry):
-        p, _ = carry
-        return (p.status == Status.running) & (p.steps + p.rejected < until)
+        p, landing, _ = carry
+        return (p.status == Status.running) & (landing.active | (p.steps + p.rejected < until))
 
-    return jax.lax.while_loop(unfinished, body, (position, saves))
+    blank = jax.eval_shape(lambda p: take(p)[2], position)
+    blank = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), blank)
+    idle = _Landing(jnp.asarray(False), position, zero, jnp.zeros((), int), position, blank)
+    position, _, saves = jax.lax.while_loop(unfinished, body, (position, idle, saves))
+    return position, saves
+
+
+def _pick(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _with(p: Position, status: Array) -> Position:
+    return eqx.tree_at(lambda q: q.status, p, _code(status))
+
+
+def _rates(flow: Flow, state: Array, gauge: Array) -> tuple[Array, Array]:
+    """Derivatives of the state and of gamma along the arc length."""
+    return flow.field(jnp.zeros(()), state, gauge), flow.rate(state[:-1]).gamma
 
 
 def _root(f) -> Array:

@@ -14,9 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..flow import Flow
+from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, tableau
 from .newton import coordinates, in_full, in_samples, newton, Solved, Stages
 
@@ -34,11 +35,15 @@ class FlowTerm(diffrax.ODETerm):
 
 
 class _State(NamedTuple):
-    """The stages of the last step, its size, and the derivatives of the state and of gamma at its end."""
+    """The stages of a step, its size, where the next step starts (1: at its end, 0: at its start again), and the
+    derivatives of the state and of gamma at its end."""
 
     stages: Stages
     unit: Float[Array, ""]
     h: Any
+    origin: Float[Array, ""]
+    failures: Int[Array, ""]
+    iterations: Int[Array, ""]
     field: Float[Array, " P+1"]
     slope: Float[Array, ""]
 
@@ -69,6 +74,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
     stages: int = eqx.field(default=5, static=True)
     max_newton: int = eqx.field(default=20, static=True)
     full: bool = eqx.field(default=False, static=True)
+    patience: int = eqx.field(default=0, static=True)
     rtol: Any = None
 
     term_structure: ClassVar = diffrax.ODETerm
@@ -94,8 +100,8 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         R = jnp.log(flow.chart.length(a)) - 0.5 * jnp.log(jnp.mean(F**2))
         rows = lambda v: jnp.broadcast_to(v, (self.stages, *jnp.shape(v)))
         stages = Stages(rows(F * jnp.exp(R)), rows(dual), rows(R), rows(gamma))
-        zero = jnp.zeros(())
-        return _State(stages, unit, jnp.asarray(t1 - t0), jnp.zeros_like(y0), zero)
+        zero, none = jnp.zeros(()), jnp.zeros((), int)
+        return _State(stages, unit, jnp.asarray(t1 - t0), zero + 1.0, none, none, jnp.zeros_like(y0), zero)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -109,7 +115,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         _, unit = flow.chart.velocities(a0, flow.X)
         start = self._predict(flow, a0, hA, solver_state, h, radau.c)
         start = start._replace(R=start.R + unit - solver_state.unit)
-        solved = newton(flow, a0, hA, unit, start, self.rtol, self.max_newton, in_full if self.full else in_samples)
+        solved = self._solve(flow, a0, hA, unit, start, solver_state)
         stages = solved.stages
         a = coordinates(a0, hA, stages)
         pull, log_pace = jax.vmap(flow.loss.dual_slope, in_axes=(0, None, 0))(stages.dual, flow.y, stages.gamma)
@@ -127,16 +133,61 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         error = jnp.where(solved.converged, error, jnp.inf)
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
-        state = _State(stages, unit, h, rates[-1], slopes[-1])
+        state = _State(stages, unit, h, jnp.ones_like(h), jnp.zeros((), int), solver_state.iterations + solved.iterations, rates[-1], slopes[-1])
         return values[-1], error, dense, state, diffrax.RESULTS.successful
+
+    def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
+        """Newton's method, and where it fails far out, interior-point continuation.
+
+        Where a sample joins or leaves those that carry weight, the weights have a kink of relative width 1 / gamma,
+        which no step resolves and a plain Newton iteration may not cross. With W replaced by blur * gamma * W in the
+        rows m + W = gamma the kink has width `blur`: it is lowered from 0.1 until it has no effect.
+        """
+        attempt = lambda guess, blur: newton(
+            flow, a0, hA, unit, guess, self.rtol, self.max_newton, in_full if self.full else in_samples, blur
+        )
+        end = jax.tree.map(lambda v: jnp.broadcast_to(v[-1:], v.shape), last.stages)
+        gentle = end._replace(dual=jnp.maximum(end.dual, -30.0), R=end.R + unit - last.unit)
+        far = (end.gamma[-1] > 1e3) & jnp.asarray(isinstance(flow.loss, MarginLoss)) & (last.failures >= self.patience)
+
+        def body(carry):
+            guess, blur, tries, _, iterations = carry
+            solved = attempt(guess, blur)
+            first = tries == 0
+            lower = jnp.where(first, 0.1, blur * jnp.where(blur > 1e-12, 0.1, 1e-4))
+            lower = jnp.where(lower * jnp.max(jnp.abs(solved.stages.gamma)) < 1e-3, 0.0, lower)
+            guess = jax.tree.map(lambda a, b: jnp.where(first & ~solved.converged, a, b), gentle, solved.stages)
+            sound = jnp.all(jnp.isfinite(guess.F))
+            over = jnp.where(blur == 0, solved.converged | ~first | ~far, ~sound)
+            return guess, jnp.where(over, -1.0, lower), tries + 1, solved.converged & (blur == 0), iterations + solved.iterations
+
+        zero = jnp.zeros(())
+        stages, _, _, converged, iterations = jax.lax.while_loop(
+            lambda carry: carry[1] >= 0, body, (start, zero, jnp.asarray(0), jnp.asarray(False), jnp.asarray(0))
+        )
+        return Solved(stages, converged, iterations)
+
+    def again(self, state: _State) -> _State:
+        """The state from which to repeat the step that led to `state`, with another size."""
+        return state._replace(origin=jnp.zeros_like(state.origin))
+
+    def failed(self, state: _State) -> _State:
+        """The state from which to repeat a step whose equations could not be solved."""
+        return state._replace(failures=state.failures + 1)
+
+    def end_rates(self, state: _State) -> tuple[Array, Array]:
+        """Derivatives of the state and of gamma at the end of the step. From the outputs they could not be had: beyond
+        gamma = 1e13 the weights of the samples are rounding there."""
+        return state.field, state.slope
 
     def _predict(self, flow: Flow, a0: Array, hA: Array, last: _State, h: Any, c: np.ndarray) -> Stages:
         """The polynomial through the last stages of the step before, drawn on; at first, constants. Gamma, which grows
         by orders of magnitude, is read off the predicted coordinates, and so are the dual variables that go with it."""
-        x = jnp.minimum(1.0 + (h / last.h) * jnp.asarray(c), 1.6)
+        x = jnp.minimum(last.origin + (h / last.h) * jnp.asarray(c), 1.6)
         known = min(3, self.stages)
-        L = lagrange(c[-known:], x)
-        drawn = Stages(*(L @ v[-known:] for v in last.stages))
+        ahead = jnp.concatenate([jnp.zeros((c.size, c.size - known)), lagrange(c[-known:], x)], axis=1)
+        L = jnp.where(last.origin > 0, ahead, lagrange(c, x))
+        drawn = Stages(*(L @ v for v in last.stages))
         outputs = jax.vmap(lambda a: flow.chart.outputs(a, flow.X))(coordinates(a0, hA, drawn))
         dual, gamma = jax.vmap(flow.loss.dual, in_axes=(0, None))(outputs, flow.y)
         return drawn._replace(dual=flow.loss.drawn(drawn.dual, dual), gamma=gamma)
