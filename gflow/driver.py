@@ -204,7 +204,7 @@ def advance(
         left = jax.lax.stop_gradient(where(p, targets[jnp.minimum(k, last - 1)], dense))
         start = eqx.tree_at(lambda q: (q.h, q.status), p, (left, ahead.status))
         if implicit:
-            start = eqx.tree_at(lambda q: q.solver, start, solver.again(ahead.solver))
+            start = eqx.tree_at(lambda q: q.solver, start, solver.again(p.solver, ahead.solver))
         return _Landing(jnp.asarray(True), start, left, jnp.zeros((), int), ahead, dense)
 
     def attempt(p: Position):
@@ -243,7 +243,7 @@ def advance(
         again = p.solver
         if implicit:
             # A step that was solved but missed the tolerance is where the shorter one starts to look.
-            again = _pick(jnp.isfinite(size), solver.again(solver_state), solver.failed(again))
+            again = _pick(jnp.isfinite(size), solver.again(again, solver_state), solver.failed(again))
         retry = eqx.tree_at(
             lambda q: (q.h, q.control, q.solver, q.rejected, q.status),
             p,

@@ -35,13 +35,15 @@ class FlowTerm(diffrax.ODETerm):
 
 
 class _State(NamedTuple):
-    """The stages of a step, its size, where the next step starts (1: at its end, 0: at its start again), and the
-    derivatives of the state and of gamma at its end."""
+    """The stages of the last step, its size, and the derivatives of the state and of gamma at its end; the same of a
+    step from there that is to be repeated with another size (none where `trial_h` is zero), and how many steps from
+    there could not be solved."""
 
     stages: Stages
     unit: Float[Array, ""]
     h: Any
-    origin: Float[Array, ""]
+    trial: Stages
+    trial_h: Any
     failures: Int[Array, ""]
     iterations: Int[Array, ""]
     field: Float[Array, " P+1"]
@@ -74,7 +76,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
     stages: int = eqx.field(default=5, static=True)
     max_newton: int = eqx.field(default=20, static=True)
     full: bool = eqx.field(default=False, static=True)
-    patience: int = eqx.field(default=0, static=True)
+    patience: int = eqx.field(default=1, static=True)
     rtol: Any = None
 
     term_structure: ClassVar = diffrax.ODETerm
@@ -101,7 +103,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         rows = lambda v: jnp.broadcast_to(v, (self.stages, *jnp.shape(v)))
         stages = Stages(rows(F * jnp.exp(R)), rows(dual), rows(R), rows(gamma))
         zero, none = jnp.zeros(()), jnp.zeros((), int)
-        return _State(stages, unit, jnp.asarray(t1 - t0), zero + 1.0, none, none, jnp.zeros_like(y0), zero)
+        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, none, jnp.zeros_like(y0), zero)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -133,7 +135,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         error = jnp.where(solved.converged, error, jnp.inf)
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
-        state = _State(stages, unit, h, jnp.ones_like(h), jnp.zeros((), int), solver_state.iterations + solved.iterations, rates[-1], slopes[-1])
+        state = _State(stages, unit, h, stages, jnp.zeros_like(h), jnp.zeros((), int), solver_state.iterations + solved.iterations, rates[-1], slopes[-1])
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
@@ -167,13 +169,14 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         )
         return Solved(stages, converged, iterations)
 
-    def again(self, state: _State) -> _State:
-        """The state from which to repeat the step that led to `state`, with another size."""
-        return state._replace(origin=jnp.zeros_like(state.origin))
+    def again(self, state: _State, tried: _State) -> _State:
+        """The state from which to repeat the step that led to `tried`, with another size."""
+        trial = tried.stages._replace(R=tried.stages.R + state.unit - tried.unit)
+        return state._replace(trial=trial, trial_h=tried.h)
 
     def failed(self, state: _State) -> _State:
         """The state from which to repeat a step whose equations could not be solved."""
-        return state._replace(failures=state.failures + 1)
+        return state._replace(trial_h=jnp.zeros_like(state.trial_h), failures=state.failures + 1)
 
     def end_rates(self, state: _State) -> tuple[Array, Array]:
         """Derivatives of the state and of gamma at the end of the step. From the outputs they could not be had: beyond
@@ -181,13 +184,15 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         return state.field, state.slope
 
     def _predict(self, flow: Flow, a0: Array, hA: Array, last: _State, h: Any, c: np.ndarray) -> Stages:
-        """The polynomial through the last stages of the step before, drawn on; at first, constants. Gamma, which grows
-        by orders of magnitude, is read off the predicted coordinates, and so are the dual variables that go with it."""
-        x = jnp.minimum(last.origin + (h / last.h) * jnp.asarray(c), 1.6)
+        """The polynomial through the last stages of the step before, drawn on, or through those of a step to be
+        repeated; constants where a step could not be solved. Gamma, which grows by orders of magnitude, is read off the
+        predicted coordinates, and so are the dual variables that go with it."""
         known = min(3, self.stages)
-        ahead = jnp.concatenate([jnp.zeros((c.size, c.size - known)), lagrange(c[-known:], x)], axis=1)
-        L = jnp.where(last.origin > 0, ahead, lagrange(c, x))
-        drawn = Stages(*(L @ v for v in last.stages))
+        x = jnp.minimum(1.0 + (h / last.h) * jnp.asarray(c), jnp.where(last.failures > 0, 1.0, 1.6))
+        L = lagrange(c[-known:], x)
+        retry = last.trial_h > 0
+        M = lagrange(c, h / jnp.where(retry, last.trial_h, 1.0) * jnp.asarray(c))
+        drawn = Stages(*(jnp.where(retry, M @ w, L @ v[-known:]) for v, w in zip(last.stages, last.trial, strict=True)))
         outputs = jax.vmap(lambda a: flow.chart.outputs(a, flow.X))(coordinates(a0, hA, drawn))
         dual, gamma = jax.vmap(flow.loss.dual, in_axes=(0, None))(outputs, flow.y)
         return drawn._replace(dual=flow.loss.drawn(drawn.dual, dual), gamma=gamma)
