@@ -212,7 +212,7 @@ def advance(
         y1, e, dense, solver_state, result = take(p)
         e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
         size, sight = flow.error(e, p.state, p.sight, y1)
-        size = solver.local_error(size) if implicit else size
+        size = solver.local_error(flow, size, p.state, p.sight, y1, solver_state) if implicit else size
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.

@@ -15,12 +15,13 @@ from scipy.special import eval_legendre, roots_jacobi
 
 
 class Tableau(NamedTuple):
-    """Nodes c, matrix A, its inverse, and the functional that reads off the highest Legendre coefficient of the
-    integrand."""
+    """Nodes c, matrix A, its inverse, the matrix that maps the integrand at the nodes to its Legendre coefficients, and
+    the row of it that belongs to the highest, as a part of the integral."""
 
     c: np.ndarray
     A: np.ndarray
     inverse: np.ndarray
+    legendre: np.ndarray
     top: np.ndarray
 
 
@@ -34,7 +35,7 @@ def tableau(stages: int) -> Tableau:
         integral[:, k] = (P[:, k + 1] - P[:, k - 1]) / (2.0 * (2 * k + 1))
     inverse = np.linalg.inv(P[:, :stages])
     A = integral @ inverse
-    return Tableau((x + 1.0) / 2.0, A, np.linalg.inv(A), inverse[-1] / (2.0 * (2 * stages - 1)))
+    return Tableau((x + 1.0) / 2.0, A, np.linalg.inv(A), inverse, inverse[-1] / (2.0 * (2 * stages - 1)))
 
 
 def lagrange(nodes: np.ndarray, x: Array) -> Array:

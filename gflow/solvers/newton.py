@@ -183,7 +183,8 @@ def newton(
 ) -> Solved:
     """Solve for the stages from the guess `start`."""
     length = flow.chart.length(a0)
-    finest = 8 * jnp.finfo(a0.dtype).eps * jnp.sqrt(jnp.mean(a0**2))
+    size0 = jnp.sqrt(jnp.mean(a0**2))
+    finest = 8 * jnp.finfo(a0.dtype).eps * size0
 
     def body(carry):
         stages, iteration, _ = carry
@@ -197,7 +198,7 @@ def newton(
         extent = jnp.sqrt(jnp.max(jnp.mean((hA @ (stages.F + d.F)) ** 2, axis=1)))
         # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, and the weights by
         # less than a thousandth.
-        wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, length * 1e-3), finest)
+        wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(length, size0)), finest)
         size = jnp.maximum(moved / wanted, weighted / 1e-3)
         damp = jnp.minimum(1.0, 2.0 / weighted)
         stages = Stages(*(v + damp * dv for v, dv in zip(stages, d, strict=True)))
