@@ -187,7 +187,7 @@ def newton(
     finest = 8 * jnp.finfo(a0.dtype).eps * size0
 
     def body(carry):
-        stages, iteration, _ = carry
+        stages, iteration, last, _ = carry
         o = linearize(flow, a0, hA, unit, length, stages, blur)
         d = system(o)
         weighted = jnp.maximum(
@@ -203,14 +203,18 @@ def newton(
         damp = jnp.minimum(1.0, 2.0 / weighted)
         stages = Stages(*(v + damp * dv for v, dv in zip(stages, d, strict=True)))
         stages = stages._replace(dual=flow.loss.admissible(stages.dual))
-        return stages, iteration + 1, size
+        # What remains after this update, by the rate at which updates shrink.
+        rate = size / last
+        remains = jnp.where(rate < 0.5, jnp.minimum(size, 2.0 * size * rate), size)
+        return stages, iteration + 1, size, remains
 
     def unfinished(carry):
-        _, iteration, size = carry
-        return (iteration < limit) & ~(size < 1.0) & ~jnp.isnan(size)
+        _, iteration, _, remains = carry
+        return (iteration < limit) & ~(remains < 1.0) & ~jnp.isnan(remains)
 
-    stages, iterations, size = jax.lax.while_loop(
-        unfinished, body, (start, jnp.asarray(0), jnp.asarray(jnp.inf))
-    )
-    good = (size < 1.0) & jnp.all(jnp.isfinite(stages.F))
+    none = jnp.asarray(jnp.inf)
+    # An infinite first size would pass for convergence at once.
+    first = jnp.asarray(jnp.finfo(a0.dtype).tiny)
+    stages, iterations, _, remains = jax.lax.while_loop(unfinished, body, (start, jnp.asarray(0), first, none))
+    good = (remains < 1.0) & jnp.all(jnp.isfinite(stages.F))
     return Solved(stages, good, iterations)
