@@ -6,7 +6,7 @@ chart. A model names its chart by a method `chart()`; one without it runs in its
 """
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,6 +31,8 @@ class AbstractChart(eqx.Module):
     """Coordinates of `template`, a model whose other leaves (not trained) stay as they are."""
 
     template: eqx.AbstractVar[Any]
+    # Whether outputs are X @ readout.
+    linear: ClassVar[bool] = False
 
     @abc.abstractmethod
     def coordinates(self) -> Float[Array, " P"]:
@@ -50,7 +52,7 @@ class AbstractChart(eqx.Module):
 
     def jacobian(self, a: Float[Array, " P"], X: Array) -> Float[Array, "N P"]:
         """grad f_n for every sample."""
-        return jax.jacrev(lambda b: self.outputs(b, X))(a)
+        return jax.vmap(lambda x: jax.grad(lambda b: self.outputs(b, x[None])[0])(a))(X)
 
     @abc.abstractmethod
     def length(self, a: Float[Array, " P"]) -> Float[Array, ""]:

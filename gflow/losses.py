@@ -25,6 +25,9 @@ class DualRows(NamedTuple):
     by_output: Float[Array, " N"]
     by_dual: Float[Array, " N"]
     by_gamma: Float[Array, " N"]
+    # Of a classification loss: the margin, and what else the row holds but gamma, not scaled.
+    margin: Float[Array, " N"]
+    apart: Float[Array, " N"]
     sum_miss: Float[Array, ""]
     sum_by_output: Float[Array, " N"]
     sum_by_dual: Float[Array, " N"]
@@ -133,6 +136,8 @@ class MarginLoss(AbstractLoss):
             by_output=-y * domega / scale,
             by_dual=jnp.broadcast_to(width / scale, f.shape),
             by_gamma=jnp.broadcast_to(-1.0 / scale, f.shape),
+            margin=y * f,
+            apart=width * dual - jnp.where(y * f > 40.0, 0.0, omega + y * f) + math.log(f.shape[0]),
             sum_miss=total,
             sum_by_output=p * drho * y,
             sum_by_dual=p,
@@ -287,6 +292,8 @@ class Square(AbstractLoss):
             by_output=jnp.broadcast_to(per, f.shape),
             by_dual=-jnp.ones_like(dual),
             by_gamma=0.5 * found,
+            margin=f,
+            apart=found,
             sum_miss=0.5 * (jnp.sum(dual**2) - 1.0),
             sum_by_output=jnp.zeros_like(dual),
             sum_by_dual=dual,

@@ -6,6 +6,7 @@ any tolerance (scale 1e-60) and where u_+^D - u_-^D would cancel (scale 1e3).
 """
 
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -118,6 +119,7 @@ class LogarithmicChart(AbstractChart):
     """
 
     template: DiagonalNetwork
+    linear: ClassVar[bool] = True
 
     @property
     def _kappa(self) -> int:

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from ..flow import Flow, Sight
 from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, Tableau, tableau
-from .newton import coordinates, in_full, in_samples, newton, Solved, Stages
+from .newton import coordinates, in_full, in_samples, Linearized, newton, Solved, Stages
+from .reduction import reduce_rows, Reduction
 
 # Between the 1 of the plain coefficient (wasteful) and the 2 of superconvergence (bold by up to 50 where the order is
 # reduced): at 1.75 the observed error of beta stays below rtol from 1e-4 to 1e-11.
@@ -35,6 +36,18 @@ class FlowTerm(diffrax.ODETerm):
     @property
     def flow(self) -> Flow:
         return self.vector_field.__self__  # pyright: ignore[reportFunctionMemberAccess]
+
+
+# Largest Newton system, in unknowns, with the coordinates left in it.
+_LARGEST_FULL = 600
+
+
+def _reduction(flow: Flow, a: Array, stages: Stages) -> Reduction | None:
+    if not (flow.chart.linear and isinstance(flow.loss, MarginLoss) and flow.X.shape[0] <= flow.X.shape[1]):
+        return None
+    one = jnp.ones((1, flow.X.shape[1]))
+    importance = jnp.abs(flow.chart.jacobian(a, one) * flow.chart.velocities(a, one)[0])[0]
+    return reduce_rows(flow.X, flow.y, importance, stages.dual[-1], stages.gamma[-1])
 
 
 class _State(NamedTuple):
@@ -79,7 +92,6 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
 
     stages: int = eqx.field(default=5, static=True)
     max_newton: int = eqx.field(default=20, static=True)
-    full: bool = eqx.field(default=False, static=True)
     patience: int = eqx.field(default=1, static=True)
     rtol: Any = None
 
@@ -154,8 +166,9 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         which no step resolves and a plain Newton iteration may not cross. With W replaced by blur * gamma * W in the
         rows m + W = gamma the kink has width `blur`: it is lowered from 0.1 until it has no effect.
         """
+        reduction = _reduction(flow, a0, last.stages)
         attempt = lambda guess, blur: newton(
-            flow, a0, hA, unit, guess, self.rtol, self.max_newton, in_full if self.full else in_samples, blur
+            flow, a0, hA, unit, guess, self.rtol, self.max_newton, self._system, blur, reduction
         )
         end = jax.tree.map(lambda v: jnp.broadcast_to(v[-1:], v.shape), last.stages)
         gentle = end._replace(dual=jnp.maximum(end.dual, -30.0), R=end.R + unit - last.unit)
@@ -177,6 +190,21 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
             lambda carry: carry[1] >= 0, body, (start, zero, jnp.asarray(0), jnp.asarray(False), jnp.asarray(0))
         )
         return Solved(stages, converged, iterations)
+
+    def _system(self, o: Linearized) -> Stages:
+        """Whichever Newton system serves here."""
+        s, N, P = o.J.shape
+        if N > P:
+            # Beyond, margins no longer tell the weights; but then no more samples carry weight than there are
+            # parameters, and one.
+            far = jnp.max(1.0 / jnp.max(jnp.abs(jnp.diagonal(o.by_dual, axis1=1, axis2=2)), axis=1)) > 1e8
+            return jax.lax.cond(far, lambda o: in_full(o, P + 1), lambda o: in_full(o, 0), o)
+        if s * (P + N + 2) > _LARGEST_FULL:
+            return in_samples(o)
+        # Rounding of the weights, as the coordinates feel it.
+        pulls = o.pace[:, None] * jnp.einsum("sn,snp->sp", jnp.abs(o.c), jnp.abs(o.V))
+        doubt = jnp.finfo(o.c.dtype).eps * jnp.max(pulls) * jnp.max(jnp.abs(o.hA))
+        return jax.lax.cond(doubt > 1e-3 * self.rtol, lambda o: in_full(o, N), in_samples, o)
 
     def again(self, state: _State, tried: _State) -> _State:
         """The state from which to repeat the step that led to `tried`, with another size."""

@@ -6,13 +6,13 @@ gamma_i. With J = grad f and V = M^-1 grad f (M the metric of the chart) they ob
 
     F_i = e^(R_i) sum_n c_n(dual_i) V_n(a_i),    rows of the loss: f(a_i), dual_i, gamma_i,    rms(F_i) = length(a_0).
 
-The change of J and V with a is left out of the Newton matrix: it only slows convergence. Two ways to solve it:
+The change of V with a is left out of the Newton matrix: it only slows convergence. Two ways to solve it:
 
 - `in_samples`: F is eliminated. What remains is the tangent kernel J V^T between the stages, stages * (N + 2) unknowns
   whatever the number P of parameters.
-- `in_full`: nothing is eliminated, stages * (P + N + 2) unknowns. The kernel squares the grading of V. Where that is
-  beyond rounding (a plateau, on which some coordinates rest because pulls cancel to 1e-20; samples tied in their
-  dominant coordinates) only the full system, whose rows are scaled one by one, still knows them.
+- `in_full`: F stays, beside the dual variables of the `count` samples of largest weight (the others are eliminated):
+  stages * (P + count + 2) unknowns. For more samples than parameters; and for plateaus, on which coordinates rest
+  because pulls cancel to 1e-20, so that no weights in float64 say how they move, while the rows of the loss do.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
-from ..losses import DualRows
+from ..losses import MarginLoss
+from .reduction import Reduction
 
 
 class Stages(NamedTuple):
@@ -35,7 +36,7 @@ class Stages(NamedTuple):
 
 
 class Linearized(NamedTuple):
-    """What the Newton matrix is made of."""
+    """What the Newton matrix is made of. The rows are those of the loss, combined and scaled; `by_output` is in J."""
 
     hA: Float[Array, "s s"]
     J: Float[Array, "s N P"]
@@ -43,8 +44,12 @@ class Linearized(NamedTuple):
     pace: Float[Array, " s"]
     c: Float[Array, "s N"]
     dc: Float[Array, "s N"]
-    rows: DualRows
-    gamma_scale: Float[Array, " s"]
+    miss: Float[Array, "s N"]
+    by_dual: Float[Array, "s N N"]
+    by_gamma: Float[Array, "s N"]
+    sum_miss: Float[Array, " s"]
+    sum_by_parameter: Float[Array, "s P"]
+    sum_by_dual: Float[Array, "s N"]
     toward: Float[Array, "s P"]
     miss_F: Float[Array, "s P"]
     miss_pace: Float[Array, " s"]
@@ -60,69 +65,79 @@ def coordinates(a0: Array, hA: Array, stages: Stages) -> Float[Array, "s P"]:
     return a0[None] + hA @ stages.F
 
 
-def linearize(flow: Flow, a0: Array, hA: Array, unit: Array, length: Array, stages: Stages, blur: Array) -> Linearized:
-    a = coordinates(a0, hA, stages)
+def linearize(
+    flow: Flow, a0: Array, hA: Array, unit: Array, length: Array, stages: Stages, blur: Any, reduction: Reduction | None
+) -> Linearized:
     chart, loss, X, y = flow.chart, flow.loss, flow.X, flow.y
 
-    def at(a, dual, gamma):
+    def at(a, F, dual, R, gamma):
         V, own = chart.velocities(a, X)
+        V = V * jnp.exp(own - unit)
         c, dc = loss.pull(dual, y)
-        return chart.jacobian(a, X), V * jnp.exp(own - unit), c, dc, loss.dual_rows(
-            chart.outputs(a, X), y, dual, gamma, blur
+        rows = loss.dual_rows(chart.outputs(a, X), y, dual, gamma, blur)
+        J = chart.jacobian(a, X)
+        scale = jnp.maximum(1.0, jnp.abs(gamma))
+        if reduction is None:
+            top = rows.by_output[:, None] * J
+            miss, by_dual, by_gamma = rows.miss, jnp.diag(rows.by_dual), rows.by_gamma * scale
+        else:
+            top, miss, by_dual, by_gamma = reduction.rows(chart, a, J, rows, gamma, scale)
+        size = jnp.sum(F**2)
+        return Linearized(
+            hA=hA,
+            J=top,
+            V=V,
+            pace=jnp.exp(R),
+            c=c,
+            dc=dc,
+            miss=miss,
+            by_dual=by_dual,
+            by_gamma=by_gamma,
+            sum_miss=rows.sum_miss,
+            sum_by_parameter=rows.sum_by_output @ J,
+            sum_by_dual=rows.sum_by_dual,
+            toward=F / size,
+            miss_F=F - jnp.exp(R) * (c @ V),
+            miss_pace=0.5 * jnp.log(size / F.size) - jnp.log(length),
         )
 
-    J, V, c, dc, rows = jax.vmap(at)(a, stages.dual, stages.gamma)
-    pace = jnp.exp(stages.R)
-    size = jnp.sum(stages.F**2, axis=1)
-    return Linearized(
-        hA=hA,
-        J=J,
-        V=V,
-        pace=pace,
-        c=c,
-        dc=dc,
-        rows=rows,
-        gamma_scale=jnp.maximum(1.0, jnp.abs(stages.gamma)),
-        toward=stages.F / size[:, None],
-        miss_F=stages.F - pace[:, None] * jnp.einsum("sn,snp->sp", c, V),
-        miss_pace=0.5 * jnp.log(size / stages.F.shape[1]) - jnp.log(length),
-    )
+    every = jax.vmap(at)(coordinates(a0, hA, stages), *stages)
+    return every._replace(hA=hA)
+
+
+def _own(v: Array) -> Array:
+    """A block for each stage on the diagonal: (s, r, c) to (s, r, s, c)."""
+    s = v.shape[0]
+    return jnp.where((jnp.arange(s)[:, None] == jnp.arange(s))[:, None, :, None], v[:, :, None, :], 0.0)
 
 
 def in_samples(o: Linearized) -> Stages:
+    """gamma is in units of max(1, |gamma|), here and below."""
     s, N = o.c.shape
-    mine = jnp.eye(s)
-    behind = jnp.einsum("snp,sp->sn", o.J, o.hA @ o.miss_F)
+    moved = o.hA @ o.miss_F
     VE = o.V * o.pace[:, None, None]
-    kernel = jnp.einsum("inp,jmp->injm", o.J, VE) * o.hA[:, None, :, None]
-    per_dual = kernel * o.dc
-    per_pace = jnp.einsum("injm,jm->inj", kernel, o.c)
-    own = lambda v: mine[:, None, :] * v[:, :, None]
-    top = jnp.concatenate(
-        [
-            per_dual * o.rows.by_output[:, :, None, None] + jnp.einsum("ij,in,nm->injm", mine, o.rows.by_dual, jnp.eye(N)),
-            (per_pace * o.rows.by_output[:, :, None])[..., None],
-            own(o.rows.by_gamma * o.gamma_scale[:, None])[..., None],
-        ],
-        axis=3,
-    )
-    sums = jnp.concatenate(
-        [
-            jnp.einsum("in,injm->ijm", o.rows.sum_by_output, per_dual) + mine[:, :, None] * o.rows.sum_by_dual[:, None],
-            jnp.einsum("in,inj->ij", o.rows.sum_by_output, per_pace)[..., None],
-            jnp.zeros((s, s, 1)),
-        ],
-        axis=2,
-    )
+    # Every row's effect on the path, and the path's on every row: outputs and the sum of the weights together.
+    J = jnp.concatenate([o.J, o.sum_by_parameter[:, None]], axis=1)
+    kernel = jnp.einsum("inp,jmp->injm", J, VE) * o.hA[:, None, :, None]
+    by_pace = jnp.einsum("injm,jm->inj", kernel, o.c)[..., None]
+    none = jnp.zeros((s, N + 1, s, 1))
+    far = jnp.concatenate([kernel * o.dc, by_pace, none], axis=3)
     push = jnp.einsum("sp,snp->sn", o.toward, VE)
-    paces = mine[:, :, None] * jnp.concatenate(
-        [push * o.dc, jnp.sum(push * o.c, axis=1, keepdims=True), jnp.zeros((s, 1))], axis=1
-    )[:, None]
-    M = jnp.concatenate([top, sums[:, None], paces[:, None]], axis=1)
+    near = jnp.concatenate(
+        [
+            jnp.concatenate([o.by_dual, jnp.zeros((s, N, 1)), o.by_gamma[..., None]], axis=2),
+            jnp.concatenate([o.sum_by_dual, jnp.zeros((s, 2))], axis=1)[:, None],
+            jnp.concatenate(
+                [push * o.dc, jnp.sum(push * o.c, axis=1, keepdims=True), jnp.zeros((s, 1))], axis=1
+            )[:, None],
+        ],
+        axis=1,
+    )
+    M = _own(near) + jnp.concatenate([far, jnp.zeros((s, 1, s, N + 2))], axis=1)
+    behind = jnp.einsum("inp,ip->in", J, moved)
     right = jnp.concatenate(
         [
-            -o.rows.miss + o.rows.by_output * behind,
-            (-o.rows.sum_miss + jnp.sum(o.rows.sum_by_output * behind, axis=1))[:, None],
+            -jnp.concatenate([o.miss, o.sum_miss[:, None]], axis=1) + behind,
             (-o.miss_pace + jnp.sum(o.toward * o.miss_F, axis=1))[:, None],
         ],
         axis=1,
@@ -130,47 +145,65 @@ def in_samples(o: Linearized) -> Stages:
     d = _solve(M.reshape(s * (N + 2), -1), right.reshape(-1)).reshape(s, N + 2)
     dual, R = d[:, :N], d[:, N]
     F = jnp.einsum("sn,snp->sp", o.dc * dual + o.c * R[:, None], VE) - o.miss_F
-    return Stages(F, dual, R, d[:, N + 1] * o.gamma_scale)
+    return Stages(F, dual, R, d[:, N + 1])
 
 
-def in_full(o: Linearized) -> Stages:
+def in_full(o: Linearized, count: int) -> Stages:
     s, N = o.c.shape
     P = o.toward.shape[1]
-    mine = jnp.eye(s)
+    k = min(count, N)
     VE = o.V * o.pace[:, None, None]
-    block = lambda v: mine[:, None, :, None] * v[:, :, None, :]
-    pulls = jnp.concatenate(
+    if k < N:
+        kept = jax.lax.top_k(jnp.max(jnp.abs(o.dc), axis=0), k)[1]
+        rest = jnp.ones(N).at[kept].set(0.0)
+    else:
+        kept, rest = jnp.arange(N), None
+    take = lambda v: v[:, kept]
+    by_pace = jnp.einsum("sn,snp->sp", o.c, VE)
+    velocity = [
+        jnp.broadcast_to(jnp.eye(P), (s, P, P)),
+        -jnp.swapaxes(take(VE), 1, 2) * take(o.dc)[:, None, :],
+        -by_pace[..., None],
+    ]
+    right_F, sums_parameter, sums_gamma, right_sum = -o.miss_F, o.sum_by_parameter, jnp.zeros(s), -o.sum_miss
+    far_F = jnp.zeros((s, P, s, P))
+    gamma_F = jnp.zeros((s, P, 1))
+    if rest is not None:
+        # dual_n = -(miss_n + J_n da + by_gamma_n dgamma) / by_dual_nn for the samples that are left out.
+        own = rest / jnp.diagonal(o.by_dual, axis1=1, axis2=2)
+        pull = VE * (o.dc * own)[..., None]
+        curve = jnp.einsum("snp,snr->spr", pull, o.J)
+        far_F = jnp.einsum("spr,sj->spjr", curve, o.hA)
+        gamma_F = jnp.einsum("snp,sn->sp", pull, o.by_gamma)[..., None]
+        right_F = right_F - jnp.einsum("snp,sn->sp", pull, o.miss)
+        weight = o.sum_by_dual * own
+        sums_parameter = sums_parameter - jnp.einsum("sn,snp->sp", weight, o.J)
+        sums_gamma = -jnp.sum(weight * o.by_gamma, axis=1)
+        right_sum = right_sum + jnp.sum(weight * o.miss, axis=1)
+    rows = take(o.by_dual)[:, :, kept]
+    empty = lambda *shape: jnp.zeros((s, *shape))
+    near = jnp.concatenate(
         [
-            jnp.broadcast_to(jnp.eye(P), (s, P, P)),
-            -jnp.swapaxes(VE, 1, 2) * o.dc[:, None, :],
-            -jnp.einsum("sn,snp->sp", o.c, VE)[..., None],
-            jnp.zeros((s, P, 1)),
+            jnp.concatenate([*velocity, gamma_F], axis=2),
+            jnp.concatenate([empty(k, P), rows, empty(k, 1), take(o.by_gamma)[..., None]], axis=2),
+            jnp.concatenate([empty(P), take(o.sum_by_dual), empty(1), sums_gamma[:, None]], axis=1)[:, None],
+            jnp.concatenate([o.toward, empty(k + 2)], axis=1)[:, None],
         ],
-        axis=2,
+        axis=1,
     )
-    by_output = o.rows.by_output[:, :, None] * o.J
-    middle = jnp.concatenate(
-        [
-            jnp.einsum("ij,inp->injp", o.hA, by_output),
-            block(o.rows.by_dual[:, :, None] * jnp.eye(N)),
-            jnp.zeros((s, N, s, 1)),
-            block((o.rows.by_gamma * o.gamma_scale[:, None])[..., None]),
-        ],
-        axis=3,
+    outer = jnp.concatenate([take(o.J), sums_parameter[:, None]], axis=1)
+    far = jnp.concatenate(
+        [far_F, jnp.einsum("ij,inp->injp", o.hA, outer), jnp.zeros((s, 1, s, P))], axis=1
     )
-    sums = jnp.concatenate(
-        [
-            jnp.einsum("ij,in,inp->ijp", o.hA, o.rows.sum_by_output, o.J),
-            mine[:, :, None] * o.rows.sum_by_dual[:, None],
-            jnp.zeros((s, s, 2)),
-        ],
-        axis=2,
-    )
-    paces = mine[:, :, None] * jnp.concatenate([o.toward, jnp.zeros((s, N + 2))], axis=1)[:, None]
-    M = jnp.concatenate([block(pulls), middle, sums[:, None], paces[:, None]], axis=1)
-    right = -jnp.concatenate([o.miss_F, o.rows.miss, o.rows.sum_miss[:, None], o.miss_pace[:, None]], axis=1)
-    d = _solve(M.reshape(s * (P + N + 2), -1), right.reshape(-1)).reshape(s, P + N + 2)
-    return Stages(d[:, :P], d[:, P : P + N], d[:, P + N], d[:, P + N + 1] * o.gamma_scale)
+    M = _own(near) + jnp.concatenate([far, jnp.zeros((s, P + k + 2, s, k + 2))], axis=3)
+    right = jnp.concatenate([right_F, -take(o.miss), right_sum[:, None], -o.miss_pace[:, None]], axis=1)
+    d = _solve(M.reshape(s * (P + k + 2), -1), right.reshape(-1)).reshape(s, P + k + 2)
+    F, some, R, gamma = d[:, :P], d[:, P : P + k], d[:, P + k], d[:, P + k + 1]
+    if rest is None:
+        return Stages(F, some, R, gamma)
+    moved = jnp.einsum("snp,sp->sn", o.J, o.hA @ F)
+    dual = -own * (o.miss + moved + o.by_gamma * gamma[:, None])
+    return Stages(F, dual.at[:, kept].set(some), R, gamma)
 
 
 def _solve(M: Array, right: Array) -> Array:
@@ -179,30 +212,42 @@ def _solve(M: Array, right: Array) -> Array:
 
 
 def newton(
-    flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, rtol: Any, limit: int, system: Any, blur: Any = 0.0
+    flow: Flow,
+    a0: Array,
+    hA: Array,
+    unit: Array,
+    start: Stages,
+    rtol: Any,
+    limit: int,
+    system: Any,
+    blur: Any = 0.0,
+    reduction: Reduction | None = None,
 ) -> Solved:
-    """Solve for the stages from the guess `start`."""
+    """Solve for the stages from the guess `start`; `system` maps the linearization to a Newton update."""
     length = flow.chart.length(a0)
     size0 = jnp.sqrt(jnp.mean(a0**2))
     finest = 8 * jnp.finfo(a0.dtype).eps * size0
 
     def body(carry):
         stages, iteration, last, _ = carry
-        o = linearize(flow, a0, hA, unit, length, stages, blur)
+        o = linearize(flow, a0, hA, unit, length, stages, blur, reduction)
         d = system(o)
-        weighted = jnp.maximum(
-            jnp.max(jnp.abs(d.dual * o.dc)),
-            jnp.maximum(jnp.max(jnp.abs(d.R)), jnp.max(jnp.abs(d.gamma / o.gamma_scale))),
+        weighted = jnp.max(
+            jnp.concatenate([jnp.abs(d.dual * o.dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
         )
-        moved = jnp.sqrt(jnp.max(jnp.mean((hA @ d.F) ** 2, axis=1)))
-        extent = jnp.sqrt(jnp.max(jnp.mean((hA @ (stages.F + d.F)) ** 2, axis=1)))
+        moves = jnp.stack([hA @ d.F, hA @ (stages.F + d.F)])
+        moved, extent = jnp.sqrt(jnp.max(jnp.mean(moves**2, axis=2), axis=1))
         # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, and the weights by
         # less than a thousandth.
         wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(length, size0)), finest)
         size = jnp.maximum(moved / wanted, weighted / 1e-3)
         damp = jnp.minimum(1.0, 2.0 / weighted)
-        stages = Stages(*(v + damp * dv for v, dv in zip(stages, d, strict=True)))
-        stages = stages._replace(dual=flow.loss.admissible(stages.dual))
+        stages = Stages(
+            stages.F + damp * d.F,
+            flow.loss.admissible(stages.dual + damp * d.dual),
+            stages.R + damp * d.R,
+            stages.gamma + damp * d.gamma * jnp.maximum(1.0, jnp.abs(stages.gamma)),
+        )
         # What remains after this update, by the rate at which updates shrink.
         rate = size / last
         remains = jnp.where(rate < 0.5, jnp.minimum(size, 2.0 * size * rate), size)

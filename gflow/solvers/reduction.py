@@ -1,0 +1,71 @@
+"""Rows of tied samples, told apart.
+
+Far out the margins of samples that carry weight agree to a part 1 / gamma, and where samples share their values in the
+dominant coordinates (usual on +-1 data, always for duplicates) what tells them apart is far below the rounding of a
+margin. Elimination among these samples, largest coordinates first, combines the rows m + W = gamma into ones that hold
+the dominant coordinates no longer: T X has exact zeros there, and what is left is computed to its own relative accuracy.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..losses import DualRows
+
+# Below, margins in float64 tell all samples apart.
+_FAR = 1e6
+_TINY = 8 * float(jnp.finfo(jnp.float64).eps)
+
+
+class Reduction(NamedTuple):
+    """T, and T diag(y) X, for the rows of one step."""
+
+    T: Float[Array, "N N"]
+    X: Float[Array, "N d"]
+
+    def rows(self, chart: Any, a: Array, J: Array, rows: DualRows, gamma: Array, scale: Array):
+        """The rows of the loss combined, each in its own unit."""
+        size = jnp.maximum(1.0, jnp.abs(self.X) @ jnp.abs(chart.readout(a)))
+        # For rows that stay as they are the unit is gamma, and the derivative in the outputs may differ from one.
+        alone = jnp.sum(self.T != 0, axis=1) == 1
+        size = jnp.where(alone, scale, size)
+        by_output = jnp.where(alone, rows.by_output * scale, 1.0)[:, None]
+        margin = jnp.where(alone, rows.margin, chart.outputs(a, self.X))
+        top = by_output * jnp.where(alone[:, None], J, chart.jacobian(a, self.X))
+        by_dual = self.T * (rows.by_dual * scale)
+        share = jnp.sum(self.T, axis=1)
+        share = jnp.where(jnp.abs(share) <= _TINY * jnp.sum(jnp.abs(self.T), axis=1), 0.0, share)
+        miss = self.T @ rows.apart + margin - share * gamma
+        return top / size[:, None], miss / size, by_dual / size[:, None], -share * scale / size
+
+
+def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Array) -> Reduction:
+    """Eliminate among the samples with log-weights above -60, coordinates of largest `importance` first."""
+    signed = X * y[:, None]
+    N, d = X.shape
+    active = (weights > -60.0) & (gamma > _FAR)
+
+    def scores(Z, open_):
+        return importance * jnp.max(jnp.where(open_[:, None], jnp.abs(Z), 0.0), axis=0)
+
+    def unfinished(carry):
+        Z, _, open_, _ = carry
+        return jnp.any(open_) & (jnp.max(scores(Z, open_)) > 0)
+
+    def body(carry):
+        Z, T, open_, k = carry
+        column = jnp.argmax(scores(Z, open_))
+        entries = jnp.where(open_, Z[:, column], 0.0)
+        pivot = jnp.argmax(jnp.abs(entries))
+        others = open_ & (jnp.arange(N) != pivot)
+        c = jnp.where(others, entries / entries[pivot], 0.0)[:, None]
+        less = Z - c * Z[pivot]
+        less = jnp.where(jnp.abs(less) <= _TINY * (jnp.abs(Z) + jnp.abs(c * Z[pivot])), 0.0, less)
+        Z = jnp.where(c != 0, less.at[:, column].set(0.0), Z)
+        return Z, T - c * T[pivot], others, k + 1
+
+    start = (signed, jnp.eye(N), active, jnp.asarray(0))
+    Z, T, _, _ = jax.lax.while_loop(unfinished, body, start)
+    return Reduction(T, Z)
