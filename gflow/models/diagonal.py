@@ -166,12 +166,12 @@ class LogarithmicChart(AbstractChart):
         return Velocity(direction, top + jnp.log(float(self.template.depth)), slope)
 
     def jacobian(self, a, X):
-        return X * jnp.exp(self._log_slope(a))
+        return X * jnp.exp(self._log_slope(a))[None]
 
     def velocities(self, a, X):
         exponent = self._log_speed(a)
         top = jax.lax.stop_gradient(jnp.max(jnp.where(jnp.any(X != 0, axis=0), exponent, -jnp.inf)))
-        return X * jnp.exp(exponent - top), top + jnp.log(float(self.template.depth))
+        return X * jnp.exp(exponent - top)[None], top + jnp.log(float(self.template.depth))
 
     def length(self, a):
         return jnp.ones((), a.dtype)

@@ -40,10 +40,11 @@ def tableau(stages: int) -> Tableau:
 
 def lagrange(nodes: np.ndarray, x: Array) -> Array:
     """The Lagrange polynomials of `nodes` at the points `x`: shape (*x, nodes)."""
-    k = nodes.size
-    gaps = nodes[:, None] - nodes[None, :] + np.eye(k)
-    factors = jnp.where(np.eye(k, dtype=bool), 1.0, (x[..., None, None] - nodes[None, :]) / gaps)
-    return jnp.prod(factors, axis=-1)
+    # Barycentric weights, and products over the other nodes.
+    gaps = nodes[:, None] - nodes[None, :] + np.eye(nodes.size)
+    weights = 1.0 / np.prod(gaps, axis=1)
+    others = [jnp.prod(jnp.stack([x - n for j, n in enumerate(nodes) if j != k]), axis=0) for k in range(nodes.size)]
+    return jnp.stack([w * v for w, v in zip(weights, others, strict=True)], axis=-1)
 
 
 class Polynomial(diffrax.AbstractLocalInterpolation):

@@ -42,6 +42,27 @@ class FlowTerm(diffrax.ODETerm):
 _LARGEST_FULL = 600
 
 
+# Failures after which a step is tried from another guess.
+_PATIENCE = 1
+
+
+def _corner(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
+    """Stages of a path that leaves `a` along the coordinates that are not at rest.
+
+    At a corner a coordinate reaches the point where its pulls cancel, and the next to move does so slower by orders of
+    magnitude: the log-pace jumps, which no extrapolation says.
+    """
+    V, own = flow.chart.velocities(a, flow.X)
+    V = V * jnp.exp(own - unit)
+    c, _ = flow.loss.pull(end.dual[-1], flow.y)
+    pull, size = c @ V, jnp.abs(c) @ jnp.abs(V)
+    F = jnp.where(jnp.abs(pull) < 1e-3 * size, 0.0, pull)
+    norm = jnp.sqrt(jnp.mean(F**2))
+    R = jnp.log(flow.chart.length(a)) - jnp.log(jnp.where(norm > 0, norm, 1.0))
+    rows = lambda v, like: jnp.broadcast_to(v, like.shape)
+    return end._replace(F=rows(F * jnp.exp(R), end.F), R=rows(R, end.R))
+
+
 def _reduction(flow: Flow, a: Array, stages: Stages) -> Reduction | None:
     if not (flow.chart.linear and isinstance(flow.loss, MarginLoss) and flow.X.shape[0] <= flow.X.shape[1]):
         return None
@@ -92,7 +113,6 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
 
     stages: int = eqx.field(default=5, static=True)
     max_newton: int = eqx.field(default=20, static=True)
-    patience: int = eqx.field(default=1, static=True)
     rtol: Any = None
 
     term_structure: ClassVar = diffrax.ODETerm
@@ -160,11 +180,12 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
-        """Newton's method, and where it fails far out, interior-point continuation.
+        """Newton's method, and where it fails, from another guess: far out by interior-point continuation.
 
         Where a sample joins or leaves those that carry weight, the weights have a kink of relative width 1 / gamma,
         which no step resolves and a plain Newton iteration may not cross. With W replaced by blur * gamma * W in the
-        rows m + W = gamma the kink has width `blur`: it is lowered from 0.1 until it has no effect.
+        rows m + W = gamma the kink has width `blur`: it is lowered from 0.1 until it has no effect. Early, the path has
+        corners where a coordinate comes to rest on a plateau (see `_corner`).
         """
         reduction = _reduction(flow, a0, last.stages)
         attempt = lambda guess, blur: newton(
@@ -172,17 +193,19 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         )
         end = jax.tree.map(lambda v: jnp.broadcast_to(v[-1:], v.shape), last.stages)
         gentle = end._replace(dual=jnp.maximum(end.dual, -30.0), R=end.R + unit - last.unit)
-        far = (end.gamma[-1] > 1e3) & jnp.asarray(isinstance(flow.loss, MarginLoss)) & (last.failures >= self.patience)
+        far = (end.gamma[-1] > 1e3) & jnp.asarray(isinstance(flow.loss, MarginLoss))
+        retry = last.failures >= _PATIENCE
+        other = jax.tree.map(lambda a, b: jnp.where(far, a, b), gentle, _corner(flow, a0, unit, end))
 
         def body(carry):
             guess, blur, tries, _, iterations = carry
             solved = attempt(guess, blur)
             first = tries == 0
-            lower = jnp.where(first, 0.1, blur * jnp.where(blur > 1e-12, 0.1, 1e-4))
+            lower = jnp.where(first, jnp.where(far, 0.1, 0.0), blur * jnp.where(blur > 1e-12, 0.1, 1e-4))
             lower = jnp.where(lower * jnp.max(jnp.abs(solved.stages.gamma)) < 1e-3, 0.0, lower)
-            guess = jax.tree.map(lambda a, b: jnp.where(first & ~solved.converged, a, b), gentle, solved.stages)
+            guess = jax.tree.map(lambda a, b: jnp.where(first & ~solved.converged, a, b), other, solved.stages)
             sound = jnp.all(jnp.isfinite(guess.F))
-            over = jnp.where(blur == 0, solved.converged | ~first | ~far, ~sound)
+            over = jnp.where(blur == 0, solved.converged | ~first | ~retry, ~sound)
             return guess, jnp.where(over, -1.0, lower), tries + 1, solved.converged & (blur == 0), iterations + solved.iterations
 
         zero = jnp.zeros(())

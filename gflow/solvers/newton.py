@@ -108,7 +108,7 @@ def linearize(
 def _own(v: Array) -> Array:
     """A block for each stage on the diagonal: (s, r, c) to (s, r, s, c)."""
     s = v.shape[0]
-    return jnp.where((jnp.arange(s)[:, None] == jnp.arange(s))[:, None, :, None], v[:, :, None, :], 0.0)
+    return jnp.where((jnp.arange(s)[:, None] == jnp.arange(s)[None])[:, None, :, None], v[:, :, None, :], 0.0)
 
 
 def in_samples(o: Linearized) -> Stages:
@@ -121,7 +121,7 @@ def in_samples(o: Linearized) -> Stages:
     kernel = jnp.einsum("inp,jmp->injm", J, VE) * o.hA[:, None, :, None]
     by_pace = jnp.einsum("injm,jm->inj", kernel, o.c)[..., None]
     none = jnp.zeros((s, N + 1, s, 1))
-    far = jnp.concatenate([kernel * o.dc, by_pace, none], axis=3)
+    far = jnp.concatenate([kernel * o.dc[None, None], by_pace, none], axis=3)
     push = jnp.einsum("sp,snp->sn", o.toward, VE)
     near = jnp.concatenate(
         [
@@ -170,7 +170,7 @@ def in_full(o: Linearized, count: int) -> Stages:
     gamma_F = jnp.zeros((s, P, 1))
     if rest is not None:
         # dual_n = -(miss_n + J_n da + by_gamma_n dgamma) / by_dual_nn for the samples that are left out.
-        own = rest / jnp.diagonal(o.by_dual, axis1=1, axis2=2)
+        own = rest[None] / jnp.diagonal(o.by_dual, axis1=1, axis2=2)
         pull = VE * (o.dc * own)[..., None]
         curve = jnp.einsum("snp,snr->spr", pull, o.J)
         far_F = jnp.einsum("spr,sj->spjr", curve, o.hA)

@@ -34,7 +34,7 @@ class Reduction(NamedTuple):
         by_output = jnp.where(alone, rows.by_output * scale, 1.0)[:, None]
         margin = jnp.where(alone, rows.margin, chart.outputs(a, self.X))
         top = by_output * jnp.where(alone[:, None], J, chart.jacobian(a, self.X))
-        by_dual = self.T * (rows.by_dual * scale)
+        by_dual = self.T * (rows.by_dual * scale)[None]
         share = jnp.sum(self.T, axis=1)
         share = jnp.where(jnp.abs(share) <= _TINY * jnp.sum(jnp.abs(self.T), axis=1), 0.0, share)
         miss = self.T @ rows.apart + margin - share * gamma
@@ -61,10 +61,10 @@ def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Ar
         pivot = jnp.argmax(jnp.abs(entries))
         others = open_ & (jnp.arange(N) != pivot)
         c = jnp.where(others, entries / entries[pivot], 0.0)[:, None]
-        less = Z - c * Z[pivot]
-        less = jnp.where(jnp.abs(less) <= _TINY * (jnp.abs(Z) + jnp.abs(c * Z[pivot])), 0.0, less)
+        less = Z - c * Z[pivot][None]
+        less = jnp.where(jnp.abs(less) <= _TINY * (jnp.abs(Z) + jnp.abs(c * Z[pivot][None])), 0.0, less)
         Z = jnp.where(c != 0, less.at[:, column].set(0.0), Z)
-        return Z, T - c * T[pivot], others, k + 1
+        return Z, T - c * T[pivot][None], others, k + 1
 
     start = (signed, jnp.eye(N), active, jnp.asarray(0))
     Z, T, _, _ = jax.lax.while_loop(unfinished, body, start)
