@@ -20,6 +20,7 @@ import functools
 import importlib.util
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -474,23 +475,38 @@ class Worker:
         return None
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
-            self.compiled.clear()
+        """Have the process end, by force if it is busy, and with it the processes that it has started."""
+        process, self._process = self._process, None
+        self.compiled.clear()
+        if process is None or process.pid is None:
+            return
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        process.join(1.0)
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+        self._pipe.close()
 
 
 def _serve(pipe: Any, key: str, one_core: bool) -> None:
+    if hasattr(os, "setsid"):
+        # A process group of its own, which `Worker.close` can end as one.
+        os.setsid()
     if one_core and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     ready: dict[Any, Callable] = {}
     with _quiet():
         while True:
             try:
-                kind, *request = pipe.recv()
+                message = pipe.recv()
             except EOFError:
                 return
+            if message is None:
+                return
+            kind, *request = message
             try:
                 pipe.send({"prepare": _prepare, "run": _run, "sweep": _sweep}[kind](key, ready, *request))
             except Exception as error:

@@ -165,10 +165,11 @@ def _sweep_part(results: dict[str, Any], target: str) -> list[str]:
             cells = [f"{row['seconds']:.3g} s{star}", f"{row['rtol']:.0e}", f"{row['error']:.1e}"]
         else:
             answers = [t for t in row["sample"] if t["outcome"] == "answer"]
-            last = row["sample"][-1]
-            lost = f"{min(t['lost'] for t in answers)} of {answers[0]['scales']} lost" if answers else last["outcome"]
-            errors = [t["error"] for t in answers if np.isfinite(t["error"])]
-            cells = [f"no answer ({f'error {min(errors):.1e} at best' if errors else lost})", "–", "–"]
+            cells = [f"no answer ({row['sample'][-1]['outcome']})", "–", "–"]
+            if answers:
+                closest = min(answers, key=lambda t: (t["lost"], t["error"]))
+                missed = f"{closest['lost']} of {closest['scales']} lost, " if closest["lost"] else ""
+                cells = ["not accurate", f"{closest['rtol']:.0e}", f"{missed}{closest['error']:.1e} at best"]
         rows.append([f"D = {row['depth']}", name, *cells, f"{row.get('compile_seconds', 0.0):.1f} s"])
     rows.sort(key=lambda r: r[0])
     parts = [title, text, _table(["", "solver", "time", "rtol", "worst error", "compilation, start"], rows)]
