@@ -521,7 +521,7 @@ def _prepare(key: str, ready: dict, depth: int) -> dict:
     first = time.perf_counter() - began
     began = time.perf_counter()
     ready[depth](1.0, SOLVERS[key].warm, 1e-4)
-    return {"compile_seconds": first - (time.perf_counter() - began)}
+    return {"compile_seconds": max(0.0, first - (time.perf_counter() - began))}
 
 
 def _run(key: str, ready: dict, depth: int, scale: float, gamma: float, rtol: float, repeats: int) -> dict:
