@@ -42,7 +42,7 @@ class FlowTerm(diffrax.ODETerm):
 _LARGEST_FULL = 600
 
 
-# Failures after which a step is tried from another guess.
+# Failures after which the continuation is tried, which is dear.
 _PATIENCE = 1
 
 
@@ -57,10 +57,13 @@ def _corner(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
     c, _ = flow.loss.pull(end.dual[-1], flow.y)
     pull, size = c @ V, jnp.abs(c) @ jnp.abs(V)
     F = jnp.where(jnp.abs(pull) < 1e-3 * size, 0.0, pull)
-    norm = jnp.sqrt(jnp.mean(F**2))
-    R = jnp.log(flow.chart.length(a)) - jnp.log(jnp.where(norm > 0, norm, 1.0))
+    # Scaled: beside coordinates at rest the others' pull may be 1e-240.
+    top = jnp.max(jnp.abs(F))
+    F = F / jnp.where(top > 0, top, 1.0)
+    norm = jnp.sqrt(jnp.mean(F**2)) / flow.chart.length(a)
+    R = -jnp.log(jnp.where(top > 0, norm * top, 1.0))
     rows = lambda v, like: jnp.broadcast_to(v, like.shape)
-    return end._replace(F=rows(F * jnp.exp(R), end.F), R=rows(R, end.R))
+    return end._replace(F=rows(F / jnp.where(top > 0, norm, 1.0), end.F), R=rows(R, end.R))
 
 
 def _reduction(flow: Flow, a: Array, stages: Stages) -> Reduction | None:
@@ -194,7 +197,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         end = jax.tree.map(lambda v: jnp.broadcast_to(v[-1:], v.shape), last.stages)
         gentle = end._replace(dual=jnp.maximum(end.dual, -30.0), R=end.R + unit - last.unit)
         far = (end.gamma[-1] > 1e3) & jnp.asarray(isinstance(flow.loss, MarginLoss))
-        retry = last.failures >= _PATIENCE
+        retry = ~far | (last.failures >= _PATIENCE)
         other = jax.tree.map(lambda a, b: jnp.where(far, a, b), gentle, _corner(flow, a0, unit, end))
 
         def body(carry):
@@ -251,7 +254,10 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         doubt = jnp.minimum(1.0, jnp.abs(jnp.asarray(radau.legendre[-1]) @ stages.dual)) ** 2.0
         weight = jnp.exp(jnp.maximum(jnp.max(stages.dual, axis=0), before))
         V, own = flow.chart.velocities(a, flow.X)
-        return _KINK * jnp.exp(stages.R[-1] + own - unit) * ((doubt * weight * flow.y) @ V)
+        # A coordinate at rest is pulled by far more than moves it.
+        most = jnp.max(jnp.abs(stages.F))
+        pulls = jnp.clip(V * jnp.exp(stages.R[-1] + own - unit), -most, most)
+        return _KINK * ((doubt * weight * flow.y) @ pulls)
 
     def _predict(self, flow: Flow, a0: Array, hA: Array, last: _State, h: Any, c: np.ndarray) -> Stages:
         """The polynomial through the last stages of the step before, drawn on, or through those of a step to be
