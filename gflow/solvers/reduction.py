@@ -42,10 +42,12 @@ class Reduction(NamedTuple):
 
 
 def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Array) -> Reduction:
-    """Eliminate among the samples with log-weights above -60, coordinates of largest `importance` first."""
+    """Eliminate among the samples whose margins agree to a part in a million, coordinates of largest `importance` first
+    and by the samples of largest weight."""
     signed = X * y[:, None]
     N, d = X.shape
-    active = (weights > -60.0) & (gamma > _FAR)
+    active = (weights > -jnp.maximum(60.0, 1e-6 * gamma)) & (gamma > _FAR)
+    size = jnp.max(jnp.abs(signed), axis=1)
 
     def scores(Z, open_):
         return importance * jnp.max(jnp.where(open_[:, None], jnp.abs(Z), 0.0), axis=0)
@@ -58,7 +60,9 @@ def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Ar
         Z, T, open_, k = carry
         column = jnp.argmax(scores(Z, open_))
         entries = jnp.where(open_, Z[:, column], 0.0)
-        pivot = jnp.argmax(jnp.abs(entries))
+        usable = open_ & (jnp.abs(entries) > 1e-3 * size)
+        usable = jnp.where(jnp.any(usable), usable, open_ & (entries != 0))
+        pivot = jnp.argmax(jnp.where(usable, weights, -jnp.inf))
         others = open_ & (jnp.arange(N) != pivot)
         c = jnp.where(others, entries / entries[pivot], 0.0)[:, None]
         less = Z - c * Z[pivot][None]
