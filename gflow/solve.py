@@ -113,7 +113,7 @@ def gradient_flow(
     validate.check_data(X, y, loss)
     X, y = jnp.asarray(X, float), jnp.asarray(y, float)
     validate.check_model(model, X)
-    validate.check_solver(solver, loss)
+    validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
     flow = Flow(chart_of(model, X, y, loss), X, y, loss)

@@ -12,8 +12,7 @@ from jax.core import Tracer
 
 from .clocks import AbstractClock
 from .limits import separation
-from .losses import AbstractLoss, Exponential, Logistic, MarginLoss
-from .solvers import LogRadau
+from .losses import AbstractLoss, Exponential, Logistic
 
 
 def require_x64() -> None:
@@ -81,13 +80,9 @@ def check_model(model: Any, X: Any) -> None:
         )
 
 
-def check_solver(solver: Any, loss: Any) -> None:
+def check_solver(solver: Any) -> None:
     if solver is None:
         return
-    if isinstance(solver, LogRadau) and not isinstance(loss, MarginLoss):
-        raise ValueError(
-            f"solver LogRadau needs the exponential or the logistic loss, not {type(loss).__name__}; leave solver out."
-        )
     if not isinstance(solver, diffrax.AbstractSolver):
         raise ValueError(
             f"solver must be a Diffrax solver such as diffrax.Tsit5(), or None to let gflow choose, not {solver!r}."

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
-from ..losses import MarginLoss
 from .reduction import Reduction
 
 
