@@ -184,4 +184,5 @@ def _log_cosh(x: Array) -> Array:
     # To relative accuracy, or it would hide a c of 1e-16 in log u_+-.
     near = jnp.abs(x) < 1.0
     small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, jnp.abs(x))
-    return jnp.where(near, jnp.log1p(2.0 * jnp.sinh(small / 2.0) ** 2), large + jnp.log1p(jnp.exp(-2.0 * large)) - _LOG_2)
+    near_value = jnp.log1p(2.0 * jnp.sinh(small / 2.0) ** 2)
+    return jnp.where(near, near_value, large + jnp.log1p(jnp.exp(-2.0 * large)) - _LOG_2)

@@ -28,7 +28,8 @@ class StepControl(eqx.Module):
 
     def init(self, terms: Any, h: Array, order: int) -> Any:
         zero = jnp.zeros(())
-        return _PID.init(terms, zero, zero + h, zero, h, None, lambda terms, t, y, args: y, order)[1], jnp.asarray(False)
+        pid = _PID.init(terms, zero, zero + h, zero, h, None, lambda terms, t, y, args: y, order)[1]
+        return pid, jnp.asarray(False)
 
     def adapt(self, error: Float[Array, ""], h: Array, order: int, state: Any):
         """Whether to keep a step with this relative error, the next step size, and the controller's state."""

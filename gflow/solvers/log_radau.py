@@ -16,17 +16,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..charts import EuclideanChart
 from ..flow import Flow, Sight
 from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, Tableau, tableau
-from .newton import coordinates, in_full, in_samples, Linearized, newton, Solved, Stages
+from .newton import (
+    by_frozen_kernel,
+    coordinates,
+    freeze,
+    in_full,
+    in_samples,
+    linearize,
+    Linearized,
+    newton,
+    Solved,
+    Stages,
+)
 from .reduction import reduce_rows, Reduction
 
 # Between the 1 of the plain coefficient (wasteful) and the 2 of superconvergence (bold by up to 50 where the order is
 # reduced): at 1.75 the observed error of beta stays below rtol from 1e-4 to 1e-11.
 _POWER = 1.75
-# How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to 0.05
-# was seen.
+# How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to
+# 0.05 was seen.
 _KINK = 0.05
 
 
@@ -38,6 +50,8 @@ class FlowTerm(diffrax.ODETerm):
         return self.vector_field.__self__  # pyright: ignore[reportFunctionMemberAccess]
 
 
+# Entries of a Jacobian above which one serves a whole step.
+_LARGE = 20_000
 # Largest Newton system, in unknowns, with the coordinates left in it.
 _LARGEST_FULL = 600
 
@@ -128,7 +142,9 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
     def error_order(self, terms):
         return _POWER * self.stages
 
-    def local_error(self, flow: Flow, estimate: Array, before: Array, seen: Sight, after: Array, state: _State) -> Array:
+    def local_error(
+        self, flow: Flow, estimate: Array, before: Array, seen: Sight, after: Array, state: _State
+    ) -> Array:
         """What the step misses by: for its smooth part from `estimate`, the relative size of the highest collocation
         coefficient, which falls like h^stages where the error falls like h^(2 stages) at best; and across kinks."""
         kink, _ = flow.error(state.kink, before, seen, after)
@@ -142,8 +158,8 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         R = jnp.log(flow.chart.length(a)) - 0.5 * jnp.log(jnp.mean(F**2))
         rows = lambda v: jnp.broadcast_to(v, (self.stages, *jnp.shape(v)))
         stages = Stages(rows(F * jnp.exp(R)), rows(dual), rows(R), rows(gamma))
-        zero, none = jnp.zeros(()), jnp.zeros((), int)
-        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, jnp.zeros_like(y0), none, jnp.zeros_like(y0), zero)
+        zero, none, still = jnp.zeros(()), jnp.zeros((), int), jnp.zeros_like(y0)
+        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, still, none, still, zero)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -179,7 +195,9 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         kink = jnp.append(h * self._kinks(flow, radau, a[-1], unit, stages, solver_state.stages.dual[-1]), 0.0)
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
-        state = _State(stages, unit, h, stages, jnp.zeros_like(h), jnp.zeros((), int), kink, solver_state.iterations + solved.iterations, rates[-1], slopes[-1])
+        iterations = solver_state.iterations + solved.iterations
+        none = jnp.zeros_like(h), jnp.zeros((), int)
+        state = _State(stages, unit, h, stages, *none, kink, iterations, rates[-1], slopes[-1])
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
@@ -190,15 +208,26 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         rows m + W = gamma the kink has width `blur`: it is lowered from 0.1 until it has no effect. Early, the path has
         corners where a coordinate comes to rest on a plateau (see `_corner`).
         """
-        reduction = _reduction(flow, a0, last.stages)
+        length = flow.chart.length(a0)
+        if self._is_large(flow, a0):
+            frozen = freeze(flow, jnp.mean(coordinates(a0, hA, start), axis=0))
+            update = lambda stages, blur: by_frozen_kernel(flow, a0, hA, length, frozen, stages, blur)
+        else:
+            reduction = _reduction(flow, a0, last.stages)
+
+            def update(stages, blur):
+                o = linearize(flow, a0, hA, unit, length, reduction, stages, blur)
+                return self._system(flow, o), o.dc
+
         attempt = lambda guess, blur: newton(
-            flow, a0, hA, unit, guess, self.rtol, self.max_newton, self._system, blur, reduction
+            flow, a0, hA, lambda stages: update(stages, blur), guess, self.rtol, self.max_newton
         )
         end = jax.tree.map(lambda v: jnp.broadcast_to(v[-1:], v.shape), last.stages)
         gentle = end._replace(dual=jnp.maximum(end.dual, -30.0), R=end.R + unit - last.unit)
         far = (end.gamma[-1] > 1e3) & jnp.asarray(isinstance(flow.loss, MarginLoss))
         retry = ~far | (last.failures >= _PATIENCE)
-        other = jax.tree.map(lambda a, b: jnp.where(far, a, b), gentle, _corner(flow, a0, unit, end))
+        corner = _corner(flow, a0, unit, end) if flow.chart.linear else gentle
+        other = jax.tree.map(lambda a, b: jnp.where(far, a, b), gentle, corner)
 
         def body(carry):
             guess, blur, tries, _, iterations = carry
@@ -209,7 +238,8 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
             guess = jax.tree.map(lambda a, b: jnp.where(first & ~solved.converged, a, b), other, solved.stages)
             sound = jnp.all(jnp.isfinite(guess.F))
             over = jnp.where(blur == 0, solved.converged | ~first | ~retry, ~sound)
-            return guess, jnp.where(over, -1.0, lower), tries + 1, solved.converged & (blur == 0), iterations + solved.iterations
+            done = solved.converged & (blur == 0)
+            return guess, jnp.where(over, -1.0, lower), tries + 1, done, iterations + solved.iterations
 
         zero = jnp.zeros(())
         stages, _, _, converged, iterations = jax.lax.while_loop(
@@ -217,7 +247,11 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         )
         return Solved(stages, converged, iterations)
 
-    def _system(self, o: Linearized) -> Stages:
+    def _is_large(self, flow: Flow, a: Array) -> bool:
+        """Whether Jacobians at every stage and iteration cost more than the iterations that they save."""
+        return isinstance(flow.chart, EuclideanChart) and flow.y.size * a.size > _LARGE
+
+    def _system(self, flow: Flow, o: Linearized) -> Stages:
         """Whichever Newton system serves here."""
         s, N, P = o.J.shape
         if N > P:
@@ -225,7 +259,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
             # parameters, and one.
             far = jnp.max(1.0 / jnp.max(jnp.abs(jnp.diagonal(o.by_dual, axis1=1, axis2=2)), axis=1)) > 1e8
             return jax.lax.cond(far, lambda o: in_full(o, P + 1), lambda o: in_full(o, 0), o)
-        if s * (P + N + 2) > _LARGEST_FULL:
+        if not flow.chart.linear or s * (P + N + 2) > _LARGEST_FULL:
             return in_samples(o)
         # Rounding of the weights, as the coordinates feel it.
         pulls = o.pace[:, None] * jnp.einsum("sn,snp->sp", jnp.abs(o.c), jnp.abs(o.V))
@@ -253,6 +287,9 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
             return jnp.zeros_like(a)
         doubt = jnp.minimum(1.0, jnp.abs(jnp.asarray(radau.legendre[-1]) @ stages.dual)) ** 2.0
         weight = jnp.exp(jnp.maximum(jnp.max(stages.dual, axis=0), before))
+        if not flow.chart.linear:
+            _, pull = jax.vjp(lambda b: flow.chart.outputs(b, flow.X), a)
+            return _KINK * jnp.exp(stages.R[-1]) * pull(doubt * weight * flow.y)[0]
         V, own = flow.chart.velocities(a, flow.X)
         # A coordinate at rest is pulled by far more than moves it.
         most = jnp.max(jnp.abs(stages.F))
@@ -269,6 +306,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         retry = last.trial_h > 0
         M = lagrange(c, h / jnp.where(retry, last.trial_h, 1.0) * jnp.asarray(c))
         drawn = Stages(*(jnp.where(retry, M @ w, L @ v[-known:]) for v, w in zip(last.stages, last.trial, strict=True)))
-        outputs = jax.vmap(lambda a: flow.chart.outputs(a, flow.X))(coordinates(a0, hA, drawn))
+        every = jax.lax.map if self._is_large(flow, a0) else lambda f, v: jax.vmap(f)(v)
+        outputs = every(lambda a: flow.chart.outputs(a, flow.X), coordinates(a0, hA, drawn))
         dual, gamma = jax.vmap(flow.loss.dual, in_axes=(0, None))(outputs, flow.y)
         return drawn._replace(dual=flow.loss.drawn(drawn.dual, dual), gamma=gamma)

@@ -65,7 +65,7 @@ def coordinates(a0: Array, hA: Array, stages: Stages) -> Float[Array, "s P"]:
 
 
 def linearize(
-    flow: Flow, a0: Array, hA: Array, unit: Array, length: Array, stages: Stages, blur: Any, reduction: Reduction | None
+    flow: Flow, a0: Array, hA: Array, unit: Array, length: Array, reduction: Reduction | None, stages: Stages, blur: Any
 ) -> Linearized:
     chart, loss, X, y = flow.chart, flow.loss, flow.X, flow.y
 
@@ -111,17 +111,23 @@ def _own(v: Array) -> Array:
 
 
 def in_samples(o: Linearized) -> Stages:
-    """gamma is in units of max(1, |gamma|), here and below."""
-    s, N = o.c.shape
-    moved = o.hA @ o.miss_F
     VE = o.V * o.pace[:, None, None]
     # Every row's effect on the path, and the path's on every row: outputs and the sum of the weights together.
     J = jnp.concatenate([o.J, o.sum_by_parameter[:, None]], axis=1)
     kernel = jnp.einsum("inp,jmp->injm", J, VE) * o.hA[:, None, :, None]
-    by_pace = jnp.einsum("injm,jm->inj", kernel, o.c)[..., None]
-    none = jnp.zeros((s, N + 1, s, 1))
-    far = jnp.concatenate([kernel * o.dc[None, None], by_pace, none], axis=3)
+    behind = jnp.einsum("inp,ip->in", J, o.hA @ o.miss_F)
     push = jnp.einsum("sp,snp->sn", o.toward, VE)
+    dual, R, gamma = _by_kernel(o, kernel, behind, push)
+    F = jnp.einsum("sn,snp->sp", o.dc * dual + o.c * R[:, None], VE) - o.miss_F
+    return Stages(F, dual, R, gamma)
+
+
+def _by_kernel(o: Any, kernel: Array, behind: Array, push: Array) -> tuple[Array, Array, Array]:
+    """Updates of the dual variables, R and gamma, from what a pull of each sample in each stage does to the rows, and
+    to the pace (`push`). gamma is in units of max(1, |gamma|), here and below."""
+    s, N = o.c.shape
+    by_pace = jnp.einsum("injm,jm->inj", kernel, o.c)[..., None]
+    far = jnp.concatenate([kernel * o.dc[None, None], by_pace, jnp.zeros((s, N + 1, s, 1))], axis=3)
     near = jnp.concatenate(
         [
             jnp.concatenate([o.by_dual, jnp.zeros((s, N, 1)), o.by_gamma[..., None]], axis=2),
@@ -133,7 +139,6 @@ def in_samples(o: Linearized) -> Stages:
         axis=1,
     )
     M = _own(near) + jnp.concatenate([far, jnp.zeros((s, 1, s, N + 2))], axis=1)
-    behind = jnp.einsum("inp,ip->in", J, moved)
     right = jnp.concatenate(
         [
             -jnp.concatenate([o.miss, o.sum_miss[:, None]], axis=1) + behind,
@@ -142,9 +147,7 @@ def in_samples(o: Linearized) -> Stages:
         axis=1,
     )
     d = _solve(M.reshape(s * (N + 2), -1), right.reshape(-1)).reshape(s, N + 2)
-    dual, R = d[:, :N], d[:, N]
-    F = jnp.einsum("sn,snp->sp", o.dc * dual + o.c * R[:, None], VE) - o.miss_F
-    return Stages(F, dual, R, d[:, N + 1])
+    return d[:, :N], d[:, N], d[:, N + 1]
 
 
 def in_full(o: Linearized, count: int) -> Stages:
@@ -210,29 +213,79 @@ def _solve(M: Array, right: Array) -> Array:
     return jnp.linalg.solve(M / size[:, None], right / size)
 
 
-def newton(
-    flow: Flow,
-    a0: Array,
-    hA: Array,
-    unit: Array,
-    start: Stages,
-    rtol: Any,
-    limit: int,
-    system: Any,
-    blur: Any = 0.0,
-    reduction: Reduction | None = None,
-) -> Solved:
-    """Solve for the stages from the guess `start`; `system` maps the linearization to a Newton update."""
+class Frozen(NamedTuple):
+    """What the Newton matrix of a large network is made of: one Jacobian for all stages and iterations of a step. The
+    residuals stay exact, by a vector-Jacobian product at every stage."""
+
+    J: Float[Array, "N P"]
+    kernel: Float[Array, "N N"]
+
+
+def freeze(flow: Flow, a: Array) -> Frozen:
+    J = flow.chart.jacobian(a, flow.X)
+    return Frozen(J, J @ J.T)
+
+
+class _Pulled(NamedTuple):
+    c: Float[Array, "s N"]
+    dc: Float[Array, "s N"]
+    miss: Float[Array, "s N"]
+    by_dual: Float[Array, "s N N"]
+    by_gamma: Float[Array, "s N"]
+    sum_miss: Float[Array, " s"]
+    sum_by_dual: Float[Array, "s N"]
+    by_output: Float[Array, "s N+1 N"]
+    toward: Float[Array, "s P"]
+    miss_F: Float[Array, "s P"]
+    miss_pace: Float[Array, " s"]
+
+
+def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, length: Array, frozen: Frozen, stages: Stages, blur: Any):
+    """A Newton update with the tangent kernel of one point: linear in the number of parameters, in time and memory."""
+
+    def at(stage):
+        a, F, dual, R, gamma = stage
+        f, pull = jax.vjp(lambda b: flow.chart.outputs(b, flow.X), a)
+        c, dc = flow.loss.pull(dual, flow.y)
+        rows = flow.loss.dual_rows(f, flow.y, dual, gamma, blur)
+        size = jnp.sum(F**2)
+        return _Pulled(
+            c=c,
+            dc=dc,
+            miss=rows.miss,
+            by_dual=jnp.diag(rows.by_dual),
+            by_gamma=rows.by_gamma * jnp.maximum(1.0, jnp.abs(gamma)),
+            sum_miss=rows.sum_miss,
+            sum_by_dual=rows.sum_by_dual,
+            by_output=jnp.concatenate([jnp.diag(rows.by_output), rows.sum_by_output[None]]),
+            toward=F / size,
+            miss_F=F - jnp.exp(R) * pull(c)[0],
+            miss_pace=0.5 * jnp.log(size / F.size) - jnp.log(length),
+        )
+
+    # One stage at a time: the intermediate values of a forward pass are the largest arrays here.
+    o = jax.lax.map(at, (coordinates(a0, hA, stages), *stages))
+    pace = jnp.exp(stages.R)
+    seen = o.by_output @ frozen.kernel
+    kernel = seen[:, :, None, :] * (hA * pace[None])[:, None, :, None]
+    behind = jnp.einsum("imn,in->im", o.by_output, hA @ (o.miss_F @ frozen.J.T))
+    push = (o.toward @ frozen.J.T) * pace[:, None]
+    dual, R, gamma = _by_kernel(o, kernel, behind, push)
+    F = (pace[:, None] * (o.dc * dual + o.c * R[:, None])) @ frozen.J - o.miss_F
+    return Stages(F, dual, R, gamma), o.dc
+
+
+def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: Any, limit: int) -> Solved:
+    """Solve for the stages from the guess `start`; `update` maps stages to their Newton update and d c / d dual."""
     length = flow.chart.length(a0)
     size0 = jnp.sqrt(jnp.mean(a0**2))
     finest = 8 * jnp.finfo(a0.dtype).eps * size0
 
     def body(carry):
         stages, iteration, last, _ = carry
-        o = linearize(flow, a0, hA, unit, length, stages, blur, reduction)
-        d = system(o)
+        d, dc = update(stages)
         weighted = jnp.max(
-            jnp.concatenate([jnp.abs(d.dual * o.dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
+            jnp.concatenate([jnp.abs(d.dual * dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
         )
         moves = jnp.stack([hA @ d.F, hA @ (stages.F + d.F)])
         moved, extent = jnp.sqrt(jnp.max(jnp.mean(moves**2, axis=2), axis=1))

@@ -3,7 +3,7 @@
 Far out the margins of samples that carry weight agree to a part 1 / gamma, and where samples share their values in the
 dominant coordinates (usual on +-1 data, always for duplicates) what tells them apart is far below the rounding of a
 margin. Elimination among these samples, largest coordinates first, combines the rows m + W = gamma into ones that hold
-the dominant coordinates no longer: T X has exact zeros there, and what is left is computed to its own relative accuracy.
+the dominant coordinates no longer: T X has exact zeros there, and what is left is computed to its own accuracy.
 """
 
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Ar
     """Eliminate among the samples whose margins agree to a part in a million, coordinates of largest `importance` first
     and by the samples of largest weight."""
     signed = X * y[:, None]
-    N, d = X.shape
+    N = X.shape[0]
     active = (weights > -jnp.maximum(60.0, 1e-6 * gamma)) & (gamma > _FAR)
     size = jnp.max(jnp.abs(signed), axis=1)
 
