@@ -1,0 +1,5 @@
+"""Gradient flows in arbitrary precision, to losses of 10^(-10^100) and beyond, with verified digits."""
+
+from .diagonal import diagonal_flow as diagonal_flow
+from .exact import decades as decades
+from .result import PreciseTrajectory as PreciseTrajectory

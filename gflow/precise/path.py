@@ -1,0 +1,354 @@
+"""One run: collocation steps along the flow, dense output, and states at the save points.
+
+A step is accepted where the last Legendre coefficients of dz/ds are below the tolerance, both relative to dz/ds and in
+what they do to beta. The first guess of the stages is the polynomial of the step before, continued up to the degree
+that helps; a run that repeats another one (`seed`) takes it from there. States at save points come from a collocation
+step of their own that starts where the step around them does, so saving does not change the path.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flint import arb, arb_mat, ctx
+
+from .exact import LOG2_10, log10
+from .grids import LossGrid, TimeGrid
+from .network import DualNetwork, Place
+from .stages import Failure, solve, Stages, TooRough
+from .tableau import legendre, legendre_floats, radau, Tableau
+
+
+@dataclass(eq=False)
+class State:
+    """A point of the flow. `record` is the step that led here; log t follows from it when asked for."""
+
+    z: list[arb]
+    place: Place
+    gamma: arb
+    tau: arb
+    weights: list[arb]
+    record: "Record | None" = None
+
+    @property
+    def step(self) -> "Record":
+        assert self.record is not None
+        return self.record
+
+
+@dataclass(eq=False)
+class Record:
+    """An accepted step."""
+
+    grid: LossGrid | TimeGrid
+    tableau: Tableau
+    before: State
+    stages: Stages
+    polynomial: arb_mat
+    sizes: list[float]
+    time_factor: arb | None = None
+
+
+@dataclass(eq=False)
+class Settings:
+    """Order and accuracy of a run, in decimal digits: `digits` carried, `tolerance` of a step."""
+
+    stages: int
+    digits: float
+    tolerance: float
+
+
+@dataclass(eq=False)
+class Path:
+    records: list[Record] = field(default_factory=list)
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"steps": 0, "rejections": 0, "newton": 0, "factorizations": 0, "bits": 0}
+    )
+
+    def find(self, grid: LossGrid | TimeGrid, nodes: list[arb]) -> list[tuple[Record, arb]] | None:
+        """The step and position in it of every node, if steps of the same clock hold them all."""
+        found, index = [], 0
+        loss = isinstance(grid, LossGrid)
+        points = [grid.start + c * grid.length for c in nodes] if isinstance(grid, TimeGrid) else grid.clock(nodes).gamma
+        low, high = 0, len(self.records) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            before = self.records[middle].before
+            if (before.gamma if loss else before.tau) <= points[0]:
+                low = middle
+            else:
+                high = middle - 1
+        index = low
+        for value in points:
+            while index < len(self.records):
+                record = self.records[index]
+                if isinstance(record.grid, LossGrid) is loss:
+                    end = record.grid.end
+                    if value <= end * (1 + arb((1, -30))):
+                        break
+                index += 1
+            else:
+                return None
+            position = record.grid.position(value)
+            if not (position > -0.01 and position < 1.01):
+                return None
+            found.append((record, position))
+        return found
+
+
+
+
+class Stuck(Exception):
+    """The steps shrank to nothing; `path` and `saves` hold the run so far."""
+
+
+class Run:
+    """Integrate from gamma of the start to the last of `points`."""
+
+    def __init__(
+        self,
+        network: DualNetwork,
+        problem: Any,
+        settings: Settings,
+        seed: Path | None = None,
+        report: Callable[[float], None] = lambda gamma: None,
+    ):
+        self.network, self.problem, self.settings, self.seed, self.report = network, problem, settings, seed, report
+        self.path = Path()
+        self.saves: list[State] = []
+        self.height = 0.0
+
+    def set_precision(self, height: float) -> Tableau:
+        """Enough bits for margins of 10^height to have their digits behind the point."""
+        bits = int(LOG2_10 * (self.settings.digits + max(height, 0.0))) + 16
+        ctx.prec = bits
+        self.path.counts["bits"] = max(self.path.counts["bits"], bits)
+        self.network.refresh(bits)
+        self.problem.refresh()
+        return radau(self.settings.stages, bits)
+
+    def start(self) -> State:
+        self.set_precision(0.0)
+        network = self.network
+        place = network.start()
+        margins = [arb(0)] * network.samples
+        gamma = self.problem.gamma(margins).mid()
+        zeros = [arb(0)] * network.samples
+        return State(zeros, place, gamma, arb(0), self.problem.log_weights(margins, gamma))
+
+    def solve(self, values: list[Any]) -> list[State]:
+        """States at the points `values`: functions that give gamma at the working precision."""
+        self.set_precision(0.0)
+        self.height = log10(values[-1]())
+        state, pending, size = self.start(), 0, None
+        while pending < len(values):
+            state, size = self._advance(state, size, values[-1])
+            self.report(float(log10(state.gamma)) if state.gamma > 0 else -math.inf)
+            while pending < len(values) and (target := values[pending]()) <= state.gamma:
+                self.saves.append(self._save(target, state))
+                pending += 1
+        return self.saves
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _advance(self, state: State, size: float | None, last: Callable[[], arb]) -> tuple[State, float]:
+        """An accepted step, and the size to try next."""
+        on_loss = self.problem.prefers_loss(self, state)
+        if state.record is None or isinstance(state.record.grid, LossGrid) is not on_loss:
+            size = None
+        failures = 0
+        while failures < 400:
+            grid, tableau, size = self._propose(state, on_loss, size, last)
+            inspect = functools.partial(self._hopeless, state, tableau)
+            try:
+                guess = self._guess(state, grid, tableau)
+                stages = solve(
+                    self.network, self.problem, tableau, state.place, grid.clock(tableau.nodes), guess,
+                    self.settings.digits - 3, self.path.counts, inspect,
+                )  # fmt: skip
+                new, error = self._finish(state, grid, tableau, stages)
+            except TooRough as rough:
+                error = rough.error
+            except Failure:
+                self.path.counts["rejections"] += 1
+                failures += 1
+                shrink = 0.3 if failures < 4 else 0.1
+                size = size * shrink if on_loss else size + math.log(shrink)
+                continue
+            else:
+                if error + self.settings.tolerance < 0.5:
+                    self.path.counts["steps"] += 1
+                    self.path.records.append(new.step)
+                    growth = 4.0 if failures == 0 else 1.0
+                    return new, self._resize(grid, size, -error - self.settings.tolerance, growth, 0.2)
+            self.path.counts["rejections"] += 1
+            failures += 1
+            size = self._resize(grid, size, -error - self.settings.tolerance, 0.7, 0.1)
+        raise Stuck
+
+    def _hopeless(self, state: State, tableau: Tableau, E: list[arb], known: float) -> None:
+        """Give up a step early, once its rates are known well enough to see that it is too long."""
+        if known + self.settings.tolerance < -3.0:
+            return
+        error = self._error(state, state.place, tableau, E)
+        if error > max(known + 3.0, 2.0 - self.settings.tolerance):
+            raise TooRough(error)
+
+    def _propose(
+        self, state: State, on_loss: bool, size: float | None, last: Callable[[], arb]
+    ) -> tuple[LossGrid | TimeGrid, Tableau, float]:
+        """The grid of the next step; `size` is log(gamma ratio), or log of the length in tau."""
+        if on_loss:
+            size = 0.1 if size is None else size
+            here = log10(state.gamma)
+            tableau = self.set_precision(min(here + size / math.log(10.0), self.height))
+            stop, end = last(), (state.gamma * arb(size).exp()).mid()
+            # Not so near to the end that the last step would be tiny.
+            if end > stop or (stop - end) < (end - state.gamma) * arb("0.05"):
+                end = stop
+                size = float((end / state.gamma).log())
+            return LossGrid(state.gamma, end, self.problem.offset, self.problem.kappa), tableau, size
+        tableau = self.set_precision(log10(state.gamma) if state.gamma > 0 else 0.0)
+        length: float = self.problem.first_length(self, state) if size is None else size
+        return TimeGrid(state.tau, arb(length).exp().mid()), tableau, length
+
+    def _resize(self, grid: Any, size: float, room: float, most: float, least: float) -> float:
+        """The size at which the error would be at the tolerance, from `room` decades between the two."""
+        room = (room - 0.3) / (self.settings.stages - 0.5)
+        factor = min(max(10.0**min(max(room, -3.0), 3.0), least), most)
+        if isinstance(grid, TimeGrid):
+            return size + math.log(factor)
+        return size * factor
+
+    def _guess(self, state: State, grid: Any, tableau: Tableau) -> list[arb]:
+        if self.seed is not None:
+            found = self.seed.find(grid, tableau.nodes)
+            if found is not None:
+                return self._interpolate(found, grid)
+        record = state.record
+        if record is None or type(record.grid) is not type(grid):
+            return self.problem.first_guess(self, state, grid, tableau)
+        place_in: Any = record.grid.positions
+        positions = place_in(grid, tableau.nodes)
+        degree = _useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
+        rows = arb_mat([legendre(degree, 2 * p - 1)[: degree + 1] for p in positions])
+        columns = arb_mat(record.polynomial.tolist()[: degree + 1])
+        shift = grid.log_width
+        return [(v + shift).mid() for v in (rows * columns).entries()]
+
+    def _interpolate(self, found: list[tuple[Record, arb]], grid: Any) -> list[arb]:
+        guess: list[arb] = []
+        start = 0
+        while start < len(found):
+            record = found[start][0]
+            stop = start
+            while stop < len(found) and found[stop][0] is record:
+                stop += 1
+            rows = record.tableau.interpolation([p for _, p in found[start:stop]])
+            values = arb_mat(record.tableau.stages, self.network.samples, record.stages.V)
+            shift = grid.log_width - record.grid.log_width
+            guess += [(v + shift).mid() for v in (rows * values).entries()]
+            start = stop
+        return guess
+
+    def _finish(self, state: State, grid: Any, tableau: Tableau, stages: Stages) -> tuple[State, float]:
+        network = self.network
+        n, d, s = network.samples, network.inputs, tableau.stages
+        z = [(a + b).mid() for a, b in zip(state.z, stages.dz[-n:], strict=True)]
+        place = network.move(state.place, stages.dx[-d:])
+        error = self._error(state, place, tableau, stages.E)
+        polynomial = (tableau.coefficients * arb_mat(s, n, [v - grid.log_width for v in stages.V])).mid()
+        active = [k for k in range(n) if stages.E[-n + k] != 0]
+        sizes = [max((log10(row[k]) for k in active), default=-math.inf) for row in polynomial.tolist()]
+        record = Record(grid, tableau, state, stages, polynomial, sizes)
+        if isinstance(grid, LossGrid):
+            gamma, tau = grid.stop, (state.tau + sum(stages.dz[-n:], arb(0))).mid()
+            pace = stages.pace[-1]
+            weights = [(v - pace).mid() for v in stages.V[-n:]]
+        else:
+            margins = self.margins(place)
+            gamma, tau = self.problem.gamma(margins).mid(), (grid.start + grid.length).mid()
+            weights = self.problem.log_weights(margins, gamma)
+        return State(z, place, gamma, tau, weights, record), error
+
+    def margins(self, place: Place) -> list[arb]:
+        found = self.network.beta(place, [arb(0)] * self.network.inputs)
+        assert found is not None
+        return (arb_mat(1, self.network.inputs, found[0]) * self.network.XT).mid().entries()
+
+    def _error(self, state: State, place: Place, tableau: Tableau, E: list[arb]) -> float:
+        """log10 of the last Legendre coefficients of dz/ds: relative to it, and as a relative change of beta."""
+        network, s = self.network, tableau.stages
+        n = network.samples
+        last = arb_mat(tableau.coefficients.tolist()[s - 2 :]) * arb_mat(s, n, E)
+        moved = last * network.X
+        largest = max(log10(v) for v in E)
+        scale = max(log10(v) for v in place.x)
+        scale = math.inf if scale == -math.inf else scale
+        spreads = zip(network.spread(state.place), network.spread(place), strict=True)
+        room = [min(log10(a), log10(b), scale) for a, b in spreads]
+        worst = -math.inf
+        for row, weight in ((0, -1.0), (1, 0.0)):
+            worst = max(worst, weight + max(log10(v) for v in last.tolist()[row]) - largest)
+            worst = max(worst, weight + max(log10(v) - r for v, r in zip(moved.tolist()[row], room, strict=True)))
+        return worst
+
+    # -- saves ---------------------------------------------------------------------------------------------------------
+
+    def _save(self, target: arb, state: State) -> State:
+        record = state.step
+        if target == state.gamma:
+            return state
+        before, tableau = record.before, record.tableau
+        if isinstance(record.grid, LossGrid):
+            grid = record.grid.cut(target)
+        else:
+            grid = TimeGrid(record.grid.start, (record.grid.length * self._when(record, target)).mid())
+        positions: Any = record.grid.positions
+        found = [(record, p) for p in positions(grid, tableau.nodes)]
+        guess = self._interpolate(found, grid)
+        stages = solve(
+            self.network, self.problem, tableau, before.place, grid.clock(tableau.nodes), guess,
+            self.settings.digits - 3, self.path.counts,
+        )  # fmt: skip
+        saved, _ = self._finish(before, grid, tableau, stages)
+        return saved if isinstance(grid, LossGrid) else self._land(saved, target)
+
+    def _when(self, record: Record, target: arb) -> arb:
+        """Where in a step of the time clock gamma has the value `target`: bisection on its polynomial."""
+        s = record.tableau.stages
+        coefficients = (record.tableau.coefficients * arb_mat(s, 1, record.stages.gamma)).entries()
+        value = lambda p: sum((c * q for c, q in zip(coefficients, legendre(s, 2 * p - 1), strict=False)), arb(0))
+        low, high = arb(0), arb(1)
+        for _ in range(40):
+            middle = ((low + high) / 2).mid()
+            low, high = (middle, high) if value(middle) < target else (low, middle)
+        for _ in range(int(math.log2(ctx.prec / 30)) + 1):
+            shift = arb((1, -ctx.prec // 3))
+            slope = (value(low + shift) - value(low)) / shift
+            low = (low + (target - value(low)) / slope).mid()
+        return low
+
+    def _land(self, state: State, target: arb) -> State:
+        """Move a state of the time clock by the last bit to gamma = target."""
+        network = self.network
+        found = network.beta(state.place, [arb(0)] * network.inputs)
+        assert found is not None
+        rates = self.problem.velocity(state.weights)
+        push = (arb_mat(1, network.samples, rates) * network.X).entries()
+        slope = self.problem.slope(found[1], push)
+        late = ((target - state.gamma) / slope).mid()
+        place = network.move(state.place, [late * p for p in push])
+        z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
+        weights = self.problem.log_weights(self.margins(place), target)
+        return State(z, place, target, (state.tau + late).mid(), weights, state.record)
+
+
+def _useful_degree(sizes: list[float], x: float) -> int:
+    """The degree at which the terms |c_k| P_k(x) of a continued Legendre series are smallest."""
+    growth = legendre_floats(len(sizes), max(x, 1.0))
+    terms = [c + (math.log10(p) if math.isfinite(p) else 400.0) for c, p in zip(sizes, growth, strict=True)]
+    best = min(range(len(terms)), key=lambda k: (max(terms[k], terms[k - 1] if k else terms[k]), k))
+    return max(best, 0)
