@@ -43,6 +43,10 @@ class LossGrid:
             gamma = [self.start + base * (c * self.growth).expm1() for c in nodes]
         return Clock(True, [g.mid() for g in gamma], [])
 
+    def points(self, nodes: list[arb]) -> list[arb]:
+        """gamma at the nodes."""
+        return self.clock(nodes).gamma
+
     def speeds(self, clock: Clock, nodes: list[arb]) -> list[arb]:
         """d gamma / ds"""
         if self.kappa > 0:
@@ -81,6 +85,10 @@ class TimeGrid:
 
     def clock(self, nodes: list[arb]) -> Clock:
         return Clock(False, [], [self.log_width] * len(nodes))
+
+    def points(self, nodes: list[arb]) -> list[arb]:
+        """tau at the nodes."""
+        return [self.start + c * self.length for c in nodes]
 
     def positions(self, other: "TimeGrid", nodes: list[arb]) -> list[arb]:
         return [(other.start - self.start + c * other.length) / self.length for c in nodes]

@@ -6,12 +6,14 @@ that helps; a run that repeats another one (`seed`) takes it from there. States 
 step of their own that starts where the step around them does, so saving does not change the path.
 """
 
+import bisect
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flint import arb, arb_mat, ctx
 
 from .exact import LOG2_10, log10
@@ -48,6 +50,7 @@ class Record:
     stages: Stages
     polynomial: arb_mat
     sizes: list[float]
+    asleep: list[int]
     time_factor: arb | None = None
 
 
@@ -71,7 +74,7 @@ class Path:
         """The step and position in it of every node, if steps of the same clock hold them all."""
         found, index = [], 0
         loss = isinstance(grid, LossGrid)
-        points = [grid.start + c * grid.length for c in nodes] if isinstance(grid, TimeGrid) else grid.clock(nodes).gamma
+        points = grid.points(nodes)
         low, high = 0, len(self.records) - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -181,8 +184,11 @@ class Run:
                 if error + self.settings.tolerance < 0.5:
                     self.path.counts["steps"] += 1
                     self.path.records.append(new.step)
-                    growth = 4.0 if failures == 0 else 1.0
-                    return new, self._resize(grid, size, -error - self.settings.tolerance, growth, 0.2)
+                    room = -error - self.settings.tolerance
+                    rounding = error < -self.settings.digits - 1.0
+                    if failures == 0 and rounding and (reach := self._reach(new.step.sizes)) > 0:
+                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e3, 1.0)
+                    return new, self._resize(grid, size, room, 4.0 if failures == 0 else 1.0, 0.2)
             self.path.counts["rejections"] += 1
             failures += 1
             size = self._resize(grid, size, -error - self.settings.tolerance, 0.7, 0.1)
@@ -222,6 +228,16 @@ class Run:
             return size + math.log(factor)
         return size * factor
 
+    def _reach(self, sizes: list[float]) -> float:
+        """log10 of the factor by which a step may grow whose last coefficients are rounding errors.
+
+        Legendre coefficients c_k of a smooth function fall like r^k, r in proportion to the step.
+        """
+        noise = 6.0 - self.settings.digits
+        rates = [(c - max(sizes[0], 0.0)) / k for k, c in enumerate(sizes) if k > 0 and c > noise]
+        rate = max(rates, default=noise)
+        return -0.8 * self.settings.tolerance / self.settings.stages - rate
+
     def _guess(self, state: State, grid: Any, tableau: Tableau) -> list[arb]:
         if self.seed is not None:
             found = self.seed.find(grid, tableau.nodes)
@@ -233,10 +249,19 @@ class Run:
         place_in: Any = record.grid.positions
         positions = place_in(grid, tableau.nodes)
         degree = _useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
-        rows = arb_mat([legendre(degree, 2 * p - 1)[: degree + 1] for p in positions])
-        columns = arb_mat(record.polynomial.tolist()[: degree + 1])
+        rows = arb_mat([record.tableau.monic_legendre(degree, 2 * p - 1) for p in positions])
+        leading = record.tableau.leading
+        terms = zip(record.polynomial.tolist()[: degree + 1], leading, strict=False)
+        columns = arb_mat([[v * a for v in row] for row, a in terms])
         shift = grid.log_width
-        return [(v + shift).mid() for v in (rows * columns).entries()]
+        guess = [(v + shift).mid() for v in (rows * columns).entries()]
+        # Where a weight is nothing its logarithm may be a wild function of v: its last value does.
+        n = self.network.samples
+        top = max(range(n), key=lambda k: float(state.weights[k]))
+        for k in record.asleep:
+            below = state.weights[k] - state.weights[top]
+            guess[k::n] = [(v + below).mid() for v in guess[top::n]]
+        return guess
 
     def _interpolate(self, found: list[tuple[Record, arb]], grid: Any) -> list[arb]:
         guess: list[arb] = []
@@ -249,7 +274,12 @@ class Run:
             rows = record.tableau.interpolation([p for _, p in found[start:stop]])
             values = arb_mat(record.tableau.stages, self.network.samples, record.stages.V)
             shift = grid.log_width - record.grid.log_width
-            guess += [(v + shift).mid() for v in (rows * values).entries()]
+            part = [(v + shift).mid() for v in (rows * values).entries()]
+            n, nodes = self.network.samples, [float(c) for c in record.tableau.nodes]
+            for k in record.asleep:
+                near = [min(bisect.bisect_left(nodes, float(p)), len(nodes) - 1) for _, p in found[start:stop]]
+                part[k::n] = [record.stages.V[j * n + k] + shift for j in near]
+            guess += part
             start = stop
         return guess
 
@@ -262,7 +292,8 @@ class Run:
         polynomial = (tableau.coefficients * arb_mat(s, n, [v - grid.log_width for v in stages.V])).mid()
         active = [k for k in range(n) if stages.E[-n + k] != 0]
         sizes = [max((log10(row[k]) for k in active), default=-math.inf) for row in polynomial.tolist()]
-        record = Record(grid, tableau, state, stages, polynomial, sizes)
+        asleep = [k for k in range(n) if all(v == 0 for v in stages.E[k::n])]
+        record = Record(grid, tableau, state, stages, polynomial, sizes, asleep)
         if isinstance(grid, LossGrid):
             gamma, tau = grid.stop, (state.tau + sum(stages.dz[-n:], arb(0))).mid()
             pace = stages.pace[-1]
@@ -283,17 +314,19 @@ class Run:
         network, s = self.network, tableau.stages
         n = network.samples
         last = arb_mat(tableau.coefficients.tolist()[s - 2 :]) * arb_mat(s, n, E)
-        moved = last * network.X
-        largest = max(log10(v) for v in E)
+        # The rates at both ends and in the middle stand for the largest.
+        largest = max(log10(v) for k in (0, s // 2, s - 1) for v in E[k * n : (k + 1) * n])
         scale = max(log10(v) for v in place.x)
         scale = math.inf if scale == -math.inf else scale
         spreads = zip(network.spread(state.place), network.spread(place), strict=True)
         room = [min(log10(a), log10(b), scale) for a, b in spreads]
-        worst = -math.inf
-        for row, weight in ((0, -1.0), (1, 0.0)):
-            worst = max(worst, weight + max(log10(v) for v in last.tolist()[row]) - largest)
-            worst = max(worst, weight + max(log10(v) - r for v, r in zip(moved.tolist()[row], room, strict=True)))
-        return worst
+        unit = max(max(log10(v) for v in last.entries()), -1e15)
+        scale = arb((1, -int(unit * LOG2_10)))
+        relative = np.array([float(v * scale) for v in last.entries()]).reshape(2, n)
+        moved = np.max(np.abs(relative @ network.floats) * np.array([[0.1], [1.0]]), axis=0)
+        own = math.log10(max(float(np.max(np.abs(relative) * np.array([[0.1], [1.0]]))), 1e-300)) - largest
+        through = max(math.log10(max(float(v), 1e-300)) - r for v, r in zip(moved, room, strict=True))
+        return max(own, through) + unit
 
     # -- saves ---------------------------------------------------------------------------------------------------------
 

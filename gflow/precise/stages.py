@@ -88,30 +88,27 @@ def solve(
             inspect(E, last / LOG2_10)
         margins = (arb_mat(s, network.inputs, found[0]) * network.XT).entries()
         linear = problem.relations(margins, V, E, clock)
-        if matrix is None or last > -20.0:
+        if matrix is None or last > -20.0 or matrix.misses(linear):
             matrix = _Matrix(network, problem, tableau, clock, linear, V, found[1])
             counts["factorizations"] += 1
         solved = matrix.solved
         # Residuals are scaled into the range of float64 by the size of the last update.
         shift = int(last) if -1e9 < last < -40.0 else 0
-        residual = np.empty((s, len(solved)))
-        for j in range(s):
-            scale = arb((1, -matrix.heights[j] - shift))
-            for column, k in enumerate(solved):
-                residual[j, column] = float((V[j * n + k] - linear.implied[j * n + k]) * scale)
-        step = matrix.solve(residual)
+        implied = arb_mat(s, n, linear.implied)
+        unknown = arb_mat(s, n, V)
+        scale = arb((1, -matrix.height - shift))
+        residual = np.array([float(v) for v in ((unknown - implied) * scale).entries()]).reshape(s, n)[:, solved]
+        step = matrix.solve(residual * matrix.lift[:, None])
         if not np.all(np.isfinite(step)):
             raise Failure("not finite")
         worst = float(np.max(np.abs(step) * matrix.importance)) if step.size else 0.0
         size = math.log2(worst) + shift if worst > 0 else -math.inf
         damping = 0.0 if size < 0.5 else size - 0.5
-        for j in range(s):
-            for column, k in enumerate(solved):
-                mantissa, power = math.frexp(step[j, column])
-                power += matrix.columns[j, column] + shift - 53 - math.ceil(damping)
-                V[j * n + k] = (V[j * n + k] - arb((int(mantissa * 9007199254740992.0), int(power)))).mid()
-            for k in matrix.implied:
-                V[j * n + k] = linear.implied[j * n + k].mid()
+        update = np.zeros((s, n))
+        update[:, solved] = step * np.exp2(matrix.columns - math.ceil(damping))
+        V = (unknown - arb_mat(s, n, update.ravel().tolist()) * arb((1, shift))).mid().entries()
+        for k in matrix.implied:
+            V[k::n] = [v.mid() for v in linear.implied[k::n]]
         gain = size - last
         if size < goal or (gain < -10.0 and size + max(gain, -40.0) < goal):
             E = problem.rates(V, clock)
@@ -162,8 +159,11 @@ class _Matrix:
         keep = np.max(weights, axis=0) > math.exp(_NEGLIGIBLE)
         self.solved, self.implied = np.flatnonzero(keep).tolist(), np.flatnonzero(~keep).tolist()
         size = len(self.solved)
-        self.heights = [max(0, math.ceil(log10(g) * LOG2_10)) if g > 0 else 0 for g in linear.gamma]
-        low = -math.log(2.0) * np.array(self.heights, float)
+        heights = [max(0, math.ceil(log10(g) * LOG2_10)) if g > 0 else 0 for g in linear.gamma]
+        low = -math.log(2.0) * np.array(heights, float)
+        # Residuals come divided by 2^height; lift brings each stage to its own power of 2.
+        self.height = max(heights)
+        self.lift = np.exp2(np.array([min(self.height - h, 1000) for h in heights], float))
         weights = np.maximum(weights[:, self.solved], 1e-300)
         self.columns = np.round(-np.log2(np.exp(np.maximum(low, -600.0))[:, None] + weights)).astype(int)
         self.columns = np.minimum(self.columns, 200)
@@ -191,6 +191,10 @@ class _Matrix:
         if size:
             self.factors, self.pivots, _ = _getrf(J * self.rows[:, None], overwrite_a=True)
         self.shape = (s, size)
+
+    def misses(self, linear: Any) -> bool:
+        """Whether a sample that is not solved for has got a weight."""
+        return bool(self.implied) and float(np.max(linear.weights[:, self.implied])) > math.exp(0.9 * _NEGLIGIBLE)
 
     def solve(self, residual: np.ndarray) -> np.ndarray:
         """The update in units of 2^columns."""

@@ -30,6 +30,7 @@ class Tableau:
     - `integrals` (s, s): A, the integrals of the Lagrange polynomials from 0 to c_i.
     - `coefficients` (s, s): from values at the nodes to Legendre coefficients on [-1, 1].
     - `integrals_float`: A in float64. `barycentric`: weights of the barycentric interpolation formula.
+    - `leading`, `recurrence`: P_k = leading_k p_k, where p_(k+1) = t p_k - recurrence_k p_(k-1).
     """
 
     nodes: list[arb]
@@ -37,6 +38,15 @@ class Tableau:
     coefficients: arb_mat
     integrals_float: np.ndarray
     barycentric: list[arb]
+    leading: list[arb]
+    recurrence: list[arb]
+
+    def monic_legendre(self, count: int, t: arb) -> list[arb]:
+        """p_0(t), ..., p_count(t), as cheap as can be."""
+        values = [arb(1), t]
+        for b in self.recurrence[1:count]:
+            values.append(t * values[-1] - b * values[-2])
+        return values[: count + 1]
 
     def interpolation(self, positions: list[arb]) -> arb_mat:
         """Rows that take values at the nodes to values at positions in [0, 1]."""
@@ -85,13 +95,18 @@ def _radau(s: int, bits: int) -> Tableau:
         )  # fmt: skip
         integrals = (integrated * toward).mid()
         barycentric = [1 / math.prod((4 * (t - u) for u in nodes if u is not t), start=arb(1)) for t in nodes]
+        recurrence = [(arb(k * k) / (4 * k * k - 1)).mid() for k in range(s)]
+        leading = [arb(1)]
+        for k in range(s - 1):
+            leading.append((leading[-1] * (2 * k + 1) / (k + 1)).mid())
         largest = max(abs(w) for w in barycentric)
         barycentric = [(w / largest).mid() for w in barycentric]
     with working_precision(bits):
         rounded = lambda matrix: (matrix * arb(1)).mid()
         integrals, toward = rounded(integrals), rounded(toward.mid())
         floats = np.array([[float(v) for v in row] for row in integrals.tolist()])
-        return Tableau([((1 + t) / 2).mid() for t in nodes], integrals, toward, floats, barycentric)
+        places = [((1 + t) / 2).mid() for t in nodes]
+        return Tableau(places, integrals, toward, floats, barycentric, leading, recurrence)
 
 
 def _polish(s: int, guess: float) -> arb:
