@@ -17,8 +17,8 @@ import numpy as np
 from flint import arb, arb_mat, ctx, fmpq
 
 from .exact import LOG2_10, log10
+from .matrix import Clock
 from .network import DualNetwork
-from .stages import Clock
 
 _ZERO = arb(0)
 

@@ -210,11 +210,16 @@ def _collect(
         status=answer.status,
         stats={"runs": answer.runs, "seconds": time.perf_counter() - began},
         depth=network.depth,
-        scale=np.array([to_mpf(arb(a), kept) for a in network.scales], dtype=object),
+        scale=np.array([_exactly(a, kept) for a in network.scales], dtype=object),
         loss=loss,
         reduction=reduction,
         requested=digits,
     )
+
+
+def _exactly(value: Any, digits: int) -> mpmath.mpf:
+    with working_precision(int(LOG2_10 * digits) + 20):
+        return to_mpf(arb(value), digits)
 
 
 class _bar:

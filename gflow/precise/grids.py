@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from flint import arb
 
-from .stages import Clock
+from .matrix import Clock
 
 
 @dataclass(eq=False)

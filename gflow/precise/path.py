@@ -11,21 +11,23 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flint import arb, arb_mat, ctx
 
 from .exact import LOG2_10, log10
 from .grids import LossGrid, TimeGrid
+from .matrix import Failure
 from .network import DualNetwork, Place
-from .stages import Failure, solve, Stages, TooRough
-from .tableau import legendre, legendre_floats, radau, Tableau
+from .stages import solve, Stages, TooRough
+from .tableau import legendre_floats, radau, Tableau
 
 
 @dataclass(eq=False)
 class State:
-    """A point of the flow. `record` is the step that led here; log t follows from it when asked for."""
+    """A point of the flow. `record` is the step that led here; log t follows from it when asked for,
+    moved on by `late` in tau and `ahead` in gamma."""
 
     z: list[arb]
     place: Place
@@ -33,6 +35,8 @@ class State:
     tau: arb
     weights: list[arb]
     record: "Record | None" = None
+    late: arb = field(default_factory=arb)
+    ahead: arb = field(default_factory=arb)
 
     @property
     def step(self) -> "Record":
@@ -121,7 +125,7 @@ class Run:
         self.network, self.problem, self.settings, self.seed, self.report = network, problem, settings, seed, report
         self.path = Path()
         self.saves: list[State] = []
-        self.height = 0.0
+        self.height = self.extra = 0.0
 
     def set_precision(self, height: float) -> Tableau:
         """Enough bits for margins of 10^height to have their digits behind the point."""
@@ -169,7 +173,7 @@ class Run:
                 guess = self._guess(state, grid, tableau)
                 stages = solve(
                     self.network, self.problem, tableau, state.place, grid.clock(tableau.nodes), guess,
-                    self.settings.digits - 3, self.path.counts, inspect,
+                    self.settings.digits - 3 + self.extra, self.path.counts, inspect,
                 )  # fmt: skip
                 new, error = self._finish(state, grid, tableau, stages)
             except TooRough as rough:
@@ -207,7 +211,11 @@ class Run:
     ) -> tuple[LossGrid | TimeGrid, Tableau, float]:
         """The grid of the next step; `size` is log(gamma ratio), or log of the length in tau."""
         if on_loss:
+            self.extra = 0.0
             size = 0.1 if size is None else size
+            if state.gamma < 10 * self.settings.stages**2:
+                # Physical time is not slaved to gamma yet; its equation has to be resolved as well.
+                size = min(size, 0.7)
             here = log10(state.gamma)
             tableau = self.set_precision(min(here + size / math.log(10.0), self.height))
             stop, end = last(), (state.gamma * arb(size).exp()).mid()
@@ -216,8 +224,11 @@ class Run:
                 end = stop
                 size = float((end / state.gamma).log())
             return LossGrid(state.gamma, end, self.problem.offset, self.problem.kappa), tableau, size
-        tableau = self.set_precision(log10(state.gamma) if state.gamma > 0 else 0.0)
         length: float = self.problem.first_length(self, state) if size is None else size
+        # A long wait near a pole: increments of x that nearly cancel must be right beside the distance to it.
+        rooms = min(log10(v) for v in self.network.spread(state.place))
+        self.extra = max(0.0, length / math.log(10.0) - rooms)
+        tableau = self.set_precision((log10(state.gamma) if state.gamma > 0 else 0.0) + self.extra)
         return TimeGrid(state.tau, arb(length).exp().mid()), tableau, length
 
     def _resize(self, grid: Any, size: float, room: float, most: float, least: float) -> float:
@@ -299,7 +310,10 @@ class Run:
             pace = stages.pace[-1]
             weights = [(v - pace).mid() for v in stages.V[-n:]]
         else:
+            error = max(error, self._gamma_error(tableau, stages.gamma))
             margins = self.margins(place)
+            if stages.gamma[-1] > 10 * state.gamma.max(arb(1)):
+                raise Failure("past where the loss clock takes over")
             gamma, tau = self.problem.gamma(margins).mid(), (grid.start + grid.length).mid()
             weights = self.problem.log_weights(margins, gamma)
         return State(z, place, gamma, tau, weights, record), error
@@ -328,41 +342,53 @@ class Run:
         through = max(math.log10(max(float(v), 1e-300)) - r for v, r in zip(moved, room, strict=True))
         return max(own, through) + unit
 
+    def _gamma_error(self, tableau: Tableau, gamma: list[arb]) -> float:
+        """log10 of the last Legendre coefficients of gamma on the time clock, which physical time depends on."""
+        last = arb_mat(tableau.coefficients.tolist()[-2:]) * arb_mat(len(gamma), 1, gamma)
+        return max(log10(v) for v in last.entries()) - max(log10(gamma[-1]), 0.0)
+
     # -- saves ---------------------------------------------------------------------------------------------------------
 
     def _save(self, target: arb, state: State) -> State:
         record = state.step
         if target == state.gamma:
             return state
-        before, tableau = record.before, record.tableau
         if isinstance(record.grid, LossGrid):
-            grid = record.grid.cut(target)
-        else:
-            grid = TimeGrid(record.grid.start, (record.grid.length * self._when(record, target)).mid())
-        positions: Any = record.grid.positions
-        found = [(record, p) for p in positions(grid, tableau.nodes)]
-        guess = self._interpolate(found, grid)
+            return self._part(record, record.grid.cut(target))
+        # On the time clock the length is found by Newton's method, on log gamma where gamma is small.
+        length = (record.grid.length * self._when(record, target)).mid()
+        for attempt in range(60):
+            saved = self._part(record, TimeGrid(record.grid.start, length))
+            landed = self._land(saved, target)
+            if attempt == 59 or log10(landed.late / length) < -0.6 * self.settings.digits:
+                return landed
+            far = abs((target / saved.gamma).log())
+            late = landed.late if far < 0.1 else landed.late * (target / saved.gamma).log() / (target / saved.gamma - 1)
+            length = (length + late).max(length / 2).min(record.grid.length).mid()
+        raise Stuck
+
+    def _part(self, record: Record, grid: LossGrid | TimeGrid) -> State:
+        """The state at the end of a shorter step from where `record` starts."""
+        tableau, positions = record.tableau, cast(Any, record.grid).positions
+        guess = self._interpolate([(record, p) for p in positions(grid, tableau.nodes)], grid)
         stages = solve(
-            self.network, self.problem, tableau, before.place, grid.clock(tableau.nodes), guess,
-            self.settings.digits - 3, self.path.counts,
+            self.network, self.problem, tableau, record.before.place, grid.clock(tableau.nodes), guess,
+            self.settings.digits - 3 + self.extra, self.path.counts,
         )  # fmt: skip
-        saved, _ = self._finish(before, grid, tableau, stages)
-        return saved if isinstance(grid, LossGrid) else self._land(saved, target)
+        return self._finish(record.before, grid, tableau, stages)[0]
 
     def _when(self, record: Record, target: arb) -> arb:
-        """Where in a step of the time clock gamma has the value `target`: bisection on its polynomial."""
-        s = record.tableau.stages
-        coefficients = (record.tableau.coefficients * arb_mat(s, 1, record.stages.gamma)).entries()
-        value = lambda p: sum((c * q for c, q in zip(coefficients, legendre(s, 2 * p - 1), strict=False)), arb(0))
-        low, high = arb(0), arb(1)
-        for _ in range(40):
-            middle = ((low + high) / 2).mid()
-            low, high = (middle, high) if value(middle) < target else (low, middle)
-        for _ in range(int(math.log2(ctx.prec / 30)) + 1):
-            shift = arb((1, -ctx.prec // 3))
-            slope = (value(low + shift) - value(low)) / shift
-            low = (low + (target - value(low)) / slope).mid()
-        return low
+        """About where in a step of the time clock gamma has the value `target`."""
+        gamma, nodes = record.stages.gamma, record.tableau.nodes
+        after = next((j for j, g in enumerate(gamma) if g > target), len(gamma) - 1)
+        if after == 0:
+            return (nodes[0] * target / gamma[0]).mid()
+        before = after - 1
+        if gamma[before] > 0:
+            share = (target / gamma[before]).log() / (gamma[after] / gamma[before]).log()
+        else:
+            share = (target - gamma[before]) / (gamma[after] - gamma[before])
+        return (nodes[before] + share * (nodes[after] - nodes[before])).mid()
 
     def _land(self, state: State, target: arb) -> State:
         """Move a state of the time clock by the last bit to gamma = target."""
@@ -376,7 +402,7 @@ class Run:
         place = network.move(state.place, [late * p for p in push])
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
         weights = self.problem.log_weights(self.margins(place), target)
-        return State(z, place, target, (state.tau + late).mid(), weights, state.record)
+        return State(z, place, target, (state.tau + late).mid(), weights, state.record, late, target - state.gamma)
 
 
 def _useful_degree(sizes: list[float], x: float) -> int:

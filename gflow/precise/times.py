@@ -34,17 +34,18 @@ def log_time(run: Run, state: State) -> arb:
     for record in reversed(chain):
         value = record.time_factor = _step(run, record, None if _forgets(record) else value)
     ctx.prec = whole
-    return (state.gamma + value.log()).mid()
+    return (state.gamma - state.ahead + (value + state.late).log()).mid()
 
 
 def _forgets(record: Record) -> bool:
     if not isinstance(record.grid, LossGrid):
         return False
-    return bool(record.grid.stop - record.grid.start > 10 * record.tableau.stages**2)
+    far = 10 * record.tableau.stages**2
+    return bool(record.grid.start > far and record.grid.stop - record.grid.start > far)
 
 
 def _step(run: Run, record: Record, start: arb | None) -> arb:
-    """F at the end of a step, from G = gamma' F: (1/gamma' + A) G - F_0 = A tau'.
+    """F at the end of a step, from H = (1 + gamma') F: H / (1 + gamma') + A gamma' H / (1 + gamma') - F_0 = A tau'.
 
     Without a start F_0 is unknown, and what is asked for instead is that the collocation polynomial of dF/ds has no
     component in the last Legendre polynomial. The system is solved by refinement of a float64 solution.
@@ -52,33 +53,35 @@ def _step(run: Run, record: Record, start: arb | None) -> arb:
     s, tableau = record.tableau.stages, record.tableau
     rates, speeds = _rates(run, record)
     unit = rates[-1]
-    inverse = [(1 / v).mid() for v in speeds]
+    inverse = [(1 / (1 + v)).mid() for v in speeds]
+    shares = [(v * i).mid() for v, i in zip(speeds, inverse, strict=True)]
     right = [(v / unit).mid() for v in (tableau.integrals * arb_mat(s, 1, rates)).entries()]
     matrix = np.zeros((s + 1, s + 1))
-    matrix[:s, :s] = tableau.integrals_float + np.diag([float(v) for v in inverse])
+    share = np.array([float(v) for v in shares])
+    matrix[:s, :s] = tableau.integrals_float * share + np.diag([float(v) for v in inverse])
     matrix[:s, s] = -1.0
     last = arb_mat([tableau.coefficients.tolist()[s - 1]])
     if start is None:
-        matrix[s, :s] = [float(v) for v in last.entries()]
+        matrix[s, :s] = np.array([float(v) for v in last.entries()]) * share
         right.append(((last * arb_mat(s, 1, rates))[0, 0] / unit).mid())
     else:
         matrix[s, s] = 1.0
         right.append((start / unit).mid())
     factors = lu_factor(matrix, check_finite=False)
-    G, shift = [arb(0)] * (s + 1), 0
+    H, shift = [arb(0)] * (s + 1), 0
     for _ in range(60):
-        column = arb_mat(s, 1, G[:s])
+        column = arb_mat(s, 1, [h * v for h, v in zip(H, shares, strict=False)])
         product = (tableau.integrals * column).entries()
-        gap = [r - p - g * i + G[s] for r, p, g, i in zip(right, product, G, inverse, strict=False)]
-        gap.append(right[s] - ((last * column)[0, 0] if start is None else G[s]))
+        gap = [r - p - h * i + H[s] for r, p, h, i in zip(right, product, H, inverse, strict=False)]
+        gap.append(right[s] - ((last * column)[0, 0] if start is None else H[s]))
         scale = arb((1, shift))
         step = lu_solve(factors, np.array([float(v * scale) for v in gap]), check_finite=False)
-        G = [(g + arb(float(v)) / scale).mid() for g, v in zip(G, step, strict=True)]
+        H = [(h + arb(float(v)) / scale).mid() for h, v in zip(H, step, strict=True)]
         size = float(np.max(np.abs(step)))
         if size == 0 or shift - np.log2(size) > ctx.prec - 8:
             break
         shift = max(shift, int(shift - np.log2(size)))
-    return (G[s - 1] * inverse[-1] * unit).mid()
+    return (H[s - 1] * inverse[-1] * unit).mid()
 
 
 def _rates(run: Run, record: Record) -> tuple[list[arb], list[arb]]:
