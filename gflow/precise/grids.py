@@ -56,6 +56,12 @@ class LossGrid:
             ]
         return [(g + self.offset) * self.growth for g in clock.gamma]
 
+    def bends(self, nodes: list[arb]) -> list[arb]:
+        """(d^2 gamma / ds^2) / (d gamma / ds)"""
+        if self.kappa > 0:
+            return [(1 + 1 / self.kappa) * self.share / (1 - c * self.share) for c in nodes]
+        return [self.growth] * len(nodes)
+
     def positions(self, other: "LossGrid", nodes: list[arb]) -> list[arb]:
         """Where the nodes of another grid lie in this one, in units of s."""
         apart = ((other.start - self.start) / (self.start + self.offset)).log1p()

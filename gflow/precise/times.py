@@ -5,7 +5,8 @@ the collocation of the steps, only for states that are asked for, and only from 
 much that the smooth solution, F = d tau/d gamma - ..., is the only one left.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 from flint import arb, arb_mat, ctx
@@ -45,43 +46,68 @@ def _forgets(record: Record) -> bool:
 
 
 def _step(run: Run, record: Record, start: arb | None) -> arb:
-    """F at the end of a step, from H = (1 + gamma') F: H / (1 + gamma') + A gamma' H / (1 + gamma') - F_0 = A tau'.
-
-    Without a start F_0 is unknown, and what is asked for instead is that the collocation polynomial of dF/ds has no
-    component in the last Legendre polynomial. The system is solved by refinement of a float64 solution.
-    """
-    s, tableau = record.tableau.stages, record.tableau
+    """F at the end of a step."""
     rates, speeds = _rates(run, record)
     unit = rates[-1]
+    if start is None:
+        return (_smooth(record, [v / unit for v in rates], speeds) * unit).mid()
+    return (_from(record, [v / unit for v in rates], speeds, start / unit) * unit).mid()
+
+
+def _from(record: Record, rates: list[arb], speeds: list[arb], start: arb) -> arb:
+    """By collocation, for H = (1 + gamma') F: H / (1 + gamma') + A gamma' H / (1 + gamma') = F_0 + A tau'."""
+    s, A = record.tableau.stages, record.tableau.integrals
     inverse = [(1 / (1 + v)).mid() for v in speeds]
     shares = [(v * i).mid() for v, i in zip(speeds, inverse, strict=True)]
-    right = [(v / unit).mid() for v in (tableau.integrals * arb_mat(s, 1, rates)).entries()]
-    matrix = np.zeros((s + 1, s + 1))
-    share = np.array([float(v) for v in shares])
-    matrix[:s, :s] = tableau.integrals_float * share + np.diag([float(v) for v in inverse])
-    matrix[:s, s] = -1.0
-    last = arb_mat([tableau.coefficients.tolist()[s - 1]])
-    if start is None:
-        matrix[s, :s] = np.array([float(v) for v in last.entries()]) * share
-        right.append(((last * arb_mat(s, 1, rates))[0, 0] / unit).mid())
-    else:
-        matrix[s, s] = 1.0
-        right.append((start / unit).mid())
+    right = [start + v for v in (A * arb_mat(s, 1, rates)).entries()]
+
+    def apply(H: list[arb]) -> list[arb]:
+        product = (A * arb_mat(s, 1, [h * v for h, v in zip(H, shares, strict=True)])).entries()
+        return [h * i + p for h, i, p in zip(H, inverse, product, strict=True)]
+
+    matrix = record.tableau.integrals_float * np.array([float(v) for v in shares])
+    matrix += np.diag([float(v) for v in inverse])
+    return refine(matrix, apply, right)[-1] * inverse[-1]
+
+
+def _smooth(record: Record, rates: list[arb], speeds: list[arb]) -> arb:
+    """The solution without memory, for G = gamma' F: G + (G' - G gamma''/gamma') / gamma' = tau' at the nodes.
+
+    G' is the derivative of the polynomial through the G_j, so an error in it counts for nothing where gamma is large.
+    """
+    tableau = record.tableau
+    s, nodes, w = tableau.stages, tableau.nodes, tableau.barycentric
+    grid = cast(LossGrid, record.grid)
+    table = [[w[j] / (w[i] * (nodes[i] - nodes[j])) if i != j else arb(0) for j in range(s)] for i in range(s)]
+    for i, row in enumerate(table):
+        row[i] = -sum(row, arb(0))
+    derivative = arb_mat(table).mid()
+    bends = grid.bends(nodes)
+
+    def apply(G: list[arb]) -> list[arb]:
+        slopes = (derivative * arb_mat(s, 1, G)).entries()
+        return [g + (d - g * b) / v for g, d, b, v in zip(G, slopes, bends, speeds, strict=True)]
+
+    inverse = np.array([float(1 / v) for v in speeds])
+    matrix = np.array([[float(v) for v in row] for row in derivative.tolist()]) * inverse[:, None]
+    matrix += np.diag(1 - inverse * np.array([float(b) for b in bends]))
+    return refine(matrix, apply, rates)[-1] / speeds[-1]
+
+
+def refine(matrix: np.ndarray, apply: Callable[[list[arb]], list[arb]], right: list[arb]) -> list[arb]:
+    """Solve apply(x) = right to the working precision with the LU factors of its float64 matrix."""
     factors = lu_factor(matrix, check_finite=False)
-    H, shift = [arb(0)] * (s + 1), 0
-    for _ in range(60):
-        column = arb_mat(s, 1, [h * v for h, v in zip(H, shares, strict=False)])
-        product = (tableau.integrals * column).entries()
-        gap = [r - p - h * i + H[s] for r, p, h, i in zip(right, product, H, inverse, strict=False)]
-        gap.append(right[s] - ((last * column)[0, 0] if start is None else H[s]))
+    x, shift = [arb(0)] * len(right), 0
+    for _ in range(100):
         scale = arb((1, shift))
-        step = lu_solve(factors, np.array([float(v * scale) for v in gap]), check_finite=False)
-        H = [(h + arb(float(v)) / scale).mid() for h, v in zip(H, step, strict=True)]
+        gap = np.array([float((r - v) * scale) for r, v in zip(right, apply(x), strict=True)])
+        step = lu_solve(factors, gap, check_finite=False)
+        x = [(a + arb(float(v)) / scale).mid() for a, v in zip(x, step, strict=True)]
         size = float(np.max(np.abs(step)))
         if size == 0 or shift - np.log2(size) > ctx.prec - 8:
             break
         shift = max(shift, int(shift - np.log2(size)))
-    return (H[s - 1] * inverse[-1] * unit).mid()
+    return x
 
 
 def _rates(run: Run, record: Record) -> tuple[list[arb], list[arb]]:
