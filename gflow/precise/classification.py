@@ -37,6 +37,10 @@ class Relations:
 class Margins:
     """The exponential (`logistic=False`) or logistic loss of N samples; `mean` or sum."""
 
+    # Weights are exponentials: tiny ones do not matter, and physical time has to be integrated.
+    exponential = True
+    unit = arb(1)
+
     def __init__(self, network: DualNetwork, logistic: bool, mean: bool):
         self.samples, self.logistic = network.samples, logistic
         self.count = network.samples if mean else 1
@@ -115,13 +119,24 @@ class Margins:
         """log |dE / dV|"""
         return np.array([float(v) for v in V])
 
+    def begin(self, state: Any) -> float:
+        """Nothing to set before a step, and no digits that the margins lose."""
+        return 0.0
+
+    def store(self, V: list[arb], grid: Any) -> list[arb]:
+        """log |dz/dv|, which does not depend on the step."""
+        return [v - grid.log_width for v in V]
+
+    def restore(self, values: list[arb], grid: Any) -> list[arb]:
+        return [(v + grid.log_width).mid() for v in values]
+
     # -- what a run asks for -------------------------------------------------------------------------------------------
 
     def velocity(self, W: list[arb]) -> list[arb]:
         """dz / d tau"""
         return [w.exp() for w in W]
 
-    def slope(self, slopes: list[arb], push: list[arb]) -> arb:
+    def slope(self, slopes: list[arb], push: list[arb], weights: list[arb]) -> arb:
         """d gamma / d tau = p^T K p, for push = X^T p."""
         return sum((b * g * g for b, g in zip(slopes, push, strict=True)), arb(0))
 
@@ -129,7 +144,7 @@ class Margins:
         network = run.network
         push = (arb_mat(1, self.samples, self.velocity(state.weights)) * network.X).entries()
         found = network.beta(state.place, [_ZERO] * network.inputs)
-        return self.slope(found[1], push), push
+        return self.slope(found[1], push, state.weights), push
 
     def prefers_loss(self, run: Any, state: Any) -> bool:
         """Whether gamma, not tau, is the better clock: late, and unless the flow waits at a saddle."""

@@ -15,6 +15,7 @@ from .classification import Margins
 from .exact import LOG2_10, log10, to_mpf, working_precision
 from .network import DualNetwork
 from .path import Run, Settings, State, Stuck
+from .regression import Residuals
 from .result import PreciseTrajectory, whole_digits
 from .threads import one_thread
 from .times import log_time
@@ -77,11 +78,19 @@ def diagonal_flow(
     reduction = inputs.check_choice(reduction, "reduction", ("mean", "sum"))
     rows, targets = inputs.check_samples(X, y, loss != "square")
     scales = inputs.check_scales(scale, len(rows[0]))
-    rows = [[t * v for v in row] for row, t in zip(rows, targets, strict=True)]
+    square = loss == "square"
+    if not square:
+        rows = [[t * v for v in row] for row, t in zip(rows, targets, strict=True)]
     network = DualNetwork(rows, depth, scales)
-    make = lambda: Margins(network, loss == "logistic", reduction == "mean")
+    mean = reduction == "mean"
+    make = lambda: Residuals(network, targets, mean) if square else Margins(network, loss == "logistic", mean)
+    if square:
+        inputs.check_targets(targets)
     points = inputs.check_points(stop, save, lambda: _start(make()))
-    inputs.check_separable(rows)
+    if square:
+        inputs.check_reachable(rows, targets, mean, points[-1])
+    else:
+        inputs.check_separable(rows)
     with working_precision(64), one_thread():
         answer = _verified(network, make, points, digits, progress)
     shown = len(points) if save is None or stop is None else len(list(save))
@@ -147,34 +156,35 @@ def _stages(digits: float) -> int:
 
 def _values(run: Run, state: State) -> dict[str, list[arb]]:
     """Everything that is saved of a state."""
-    run.set_precision(max(log10(state.gamma), 0.0))
+    run.set_precision(max(log10(state.gamma), 0.0) + run.problem.begin(state))
     network = run.network
     found = network.beta(state.place, [arb(0)] * network.inputs)
     assert found is not None
     margins = (arb_mat(1, network.inputs, found[0]) * network.XT).entries()
     direct = run.problem.log_weights(margins, state.gamma)
+    shared = {"neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in found[0]]}
+    if not run.problem.exponential:
+        outputs = [m - y for m, y in zip(margins, run.problem.y, strict=True)]
+        return shared | {"residuals": outputs, "log_time": [log_time(run, state)]}
     # Far from the support the weights follow from the margins; near it the margins are too large to tell.
     weights = [b if a < -40 else a for a, b in zip(state.weights, direct, strict=True)]
-    return {
-        "neg_log_loss": [state.gamma],
-        "dual": state.z,
-        "beta": [v.mid() for v in found[0]],
-        "log_weights": weights,
-        "log_time": [log_time(run, state)],
-    }
+    return shared | {"log_weights": weights, "log_time": [log_time(run, state)]}
 
 
 def _agreement(first: dict, second: dict, settings: Settings) -> dict[str, float]:
     """Digits on which two solutions agree, never more than carried."""
     most = settings.digits - 4
     with working_precision(int(LOG2_10 * (most + max(0.0, log10(second["neg_log_loss"][0])) + 20))):
+        found = {name: relative_digits(first[name], second[name], most) for name in ("dual", "beta")}
+        late = point_digits(first["log_time"][0], second["log_time"][0], most)
+        if "residuals" in second:
+            residuals = relative_digits(first["residuals"], second["residuals"], most)
+            return found | {"residuals": residuals, "log_time": late}
         weights = [[w.exp() if w > -1000 else arb(0) for w in values["log_weights"]] for values in (first, second)]
-        return {
-            "dual": relative_digits(first["dual"], second["dual"], most),
-            "beta": relative_digits(first["beta"], second["beta"], most),
+        return found | {
             "log_weights": mixed_digits(first["log_weights"], second["log_weights"], most),
             "weights": min(most, *(point_digits(a, b, most) for a, b in zip(*weights, strict=True))),
-            "log_time": point_digits(first["log_time"][0], second["log_time"][0], most),
+            "log_time": late,
         }
 
 
@@ -182,16 +192,21 @@ def _collect(
     network: DualNetwork, answer: _Answer, shown: int, digits: int, loss: str, reduction: str, began: float
 ) -> PreciseTrajectory:
     values, verified = answer.values[:shown], answer.verified[:shown]
-    names = ("dual", "beta", "log_weights", "weights", "log_time")
+    square = loss == "square"
+    names = ("dual", "beta", "log_time", *(("residuals",) if square else ("log_weights", "weights")))
     table = {name: np.array([v[name] for v in verified]) for name in names}
     kept = min(digits, whole_digits(table)) + 5 if verified else digits
     array = lambda name, width: np.array(
         [[to_mpf(v, kept) for v in row[name]] for row in values], dtype=object
     ).reshape(len(values), width)
-    log_weights = array("log_weights", network.samples)
-    with mpmath.workdps(kept):
-        weights = np.array([mpmath.exp(w) for w in log_weights.ravel()], dtype=object).reshape(log_weights.shape)
-    heights = [max(0, math.ceil(log10(row["neg_log_loss"][0]))) for row in values]
+    log_weights = weights = residuals = None
+    if square:
+        residuals = array("residuals", network.samples)
+    else:
+        log_weights = array("log_weights", network.samples)
+        with mpmath.workdps(kept):
+            weights = np.array([mpmath.exp(w) for w in log_weights.ravel()], dtype=object).reshape(log_weights.shape)
+    heights = [math.ceil(max(0.0, log10(row["neg_log_loss"][0]))) for row in values]
     vector = lambda name: np.array(
         [to_mpf(row[name][0], kept + height) for row, height in zip(values, heights, strict=True)], dtype=object
     )
@@ -202,7 +217,7 @@ def _collect(
         beta=array("beta", network.inputs),
         log_weights=log_weights,
         weights=weights,
-        residuals=None,
+        residuals=residuals,
         log_time=vector("log_time"),
         digits=reached,
         verified=table,

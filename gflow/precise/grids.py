@@ -41,7 +41,7 @@ class LossGrid:
             gamma = [self.start + base * (-(-c * self.share).log1p() / self.kappa).expm1() for c in nodes]
         else:
             gamma = [self.start + base * (c * self.growth).expm1() for c in nodes]
-        return Clock(True, [g.mid() for g in gamma], [])
+        return Clock(True, [g.mid() for g in gamma], [], [])
 
     def points(self, nodes: list[arb]) -> list[arb]:
         """gamma at the nodes."""
@@ -90,7 +90,7 @@ class TimeGrid:
         self.end = self.start + self.length
 
     def clock(self, nodes: list[arb]) -> Clock:
-        return Clock(False, [], [self.log_width] * len(nodes))
+        return Clock(False, [], [self.log_width] * len(nodes), [self.length] * len(nodes))
 
     def points(self, nodes: list[arb]) -> list[arb]:
         """tau at the nodes."""

@@ -9,6 +9,7 @@ import numpy as np
 from flint import arb, fmpq
 
 from .exact import Decades, evaluate, point, rational, working_precision
+from .regression import least_loss
 from .separability import gordan_weights
 
 LOSSES = ("exponential", "logistic", "square")
@@ -89,6 +90,24 @@ def check_separable(rows: list[list[fmpq]]) -> None:
             f"X and y cannot be separated: a convex combination of the margins of samples {held} is 0 for every beta, "
             "so the loss has a positive lower bound; add features or an intercept, or remove samples."
         )
+
+
+def check_targets(targets: list[fmpq]) -> None:
+    if all(t == 0 for t in targets):
+        raise ValueError("y must not be all 0 for the square loss: the flow starts at its minimum.")
+
+
+def check_reachable(rows: list[list[fmpq]], targets: list[fmpq], mean: bool, last: Callable[[], arb]) -> None:
+    least = least_loss(rows, targets, mean)
+    if least == 0:
+        return
+    with working_precision(400):
+        most = -arb(least).log()
+        if not last() < most:
+            raise ValueError(
+                f"stop asks for -log L = {_short(last())}, but no beta fits X and y exactly: -log L stays below "
+                f"{_short(most)}; add features, or lower stop."
+            )
 
 
 def check_points(stop: Any, save: Any, start: Callable[[], arb]) -> list[Callable[[], arb]]:

@@ -34,11 +34,12 @@ _INDEPENDENT = 1e-6
 
 @dataclass(eq=False)
 class Clock:
-    """What is known at the stages: log d tau / ds on the time clock, gamma on the loss clock."""
+    """What is known at the stages: log d tau / ds and d tau / ds on the time clock, gamma on the loss clock."""
 
     on_loss: bool
     gamma: list[arb]
     pace: list[arb]
+    lengths: list[arb]
 
 
 class Failure(Exception):

@@ -52,6 +52,7 @@ class Record:
     tableau: Tableau
     before: State
     stages: Stages
+    values: list[arb]
     polynomial: arb_mat
     sizes: list[float]
     asleep: list[int]
@@ -125,7 +126,7 @@ class Run:
         self.network, self.problem, self.settings, self.seed, self.report = network, problem, settings, seed, report
         self.path = Path()
         self.saves: list[State] = []
-        self.height = self.extra = 0.0
+        self.height = self.extra = self.lost = 0.0
 
     def set_precision(self, height: float) -> Tableau:
         """Enough bits for margins of 10^height to have their digits behind the point."""
@@ -162,7 +163,7 @@ class Run:
 
     def _advance(self, state: State, size: float | None, last: Callable[[], arb]) -> tuple[State, float]:
         """An accepted step, and the size to try next."""
-        on_loss = self.problem.prefers_loss(self, state)
+        on_loss, self.lost = self.problem.prefers_loss(self, state), self.problem.begin(state)
         if state.record is None or isinstance(state.record.grid, LossGrid) is not on_loss:
             size = None
         failures = 0
@@ -191,7 +192,7 @@ class Run:
                     room = -error - self.settings.tolerance
                     rounding = error < -self.settings.digits - 1.0
                     if failures == 0 and rounding and (reach := self._reach(new.step.sizes)) > 0:
-                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e3, 1.0)
+                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e6, 1.0)
                     return new, self._resize(grid, size, room, 4.0 if failures == 0 else 1.0, 0.2)
             self.path.counts["rejections"] += 1
             failures += 1
@@ -225,16 +226,31 @@ class Run:
                 size = float((end / state.gamma).log())
             return LossGrid(state.gamma, end, self.problem.offset, self.problem.kappa), tableau, size
         length: float = self.problem.first_length(self, state) if size is None else size
-        # A long wait near a pole: increments of x that nearly cancel must be right beside the distance to it.
+        # A coordinate on its way to a pole stops before it, by a factor at a time.
+        pole = self._log_time_to_pole(state)
         rooms = min(log10(v) for v in self.network.spread(state.place))
-        self.extra = max(0.0, length / math.log(10.0) - rooms)
-        tableau = self.set_precision((log10(state.gamma) if state.gamma > 0 else 0.0) + self.extra)
+        if length > pole - 0.5:
+            length, rooms = min(length, pole - 1e-5), rooms - 5.0
+        # A long wait near a pole: increments of x that nearly cancel must be right beside the distance to it.
+        self.extra = max(0.0, length / math.log(10.0) + log10(self.problem.unit) - rooms)
+        height = log10(state.gamma) if state.gamma > 0 else 0.0
+        tableau = self.set_precision(height + self.extra + self.lost)
         return TimeGrid(state.tau, arb(length).exp().mid()), tableau, length
+
+    def _log_time_to_pole(self, state: State) -> float:
+        """log of the time in which the first coordinate would reach its pole at constant rates; inf for D = 2."""
+        network = self.network
+        if network.depth == 2:
+            return math.inf
+        push = (arb_mat(1, network.samples, self.problem.velocity(state.weights)) * network.X).mid().entries()
+        sides = [p if g > 0 else m for p, m, g in zip(state.place.plus, state.place.minus, push, strict=True)]
+        times = [log10(r) - log10(g) for r, g in zip(sides, push, strict=True) if log10(g) > -1e6]
+        return (min(times, default=math.inf) - math.log10(network.pull)) * math.log(10.0)
 
     def _resize(self, grid: Any, size: float, room: float, most: float, least: float) -> float:
         """The size at which the error would be at the tolerance, from `room` decades between the two."""
         room = (room - 0.3) / (self.settings.stages - 0.5)
-        factor = min(max(10.0**min(max(room, -3.0), 3.0), least), most)
+        factor = min(max(10.0**min(max(room, -6.0), 6.0), least), most)
         if isinstance(grid, TimeGrid):
             return size + math.log(factor)
         return size * factor
@@ -264,8 +280,7 @@ class Run:
         leading = record.tableau.leading
         terms = zip(record.polynomial.tolist()[: degree + 1], leading, strict=False)
         columns = arb_mat([[v * a for v in row] for row, a in terms])
-        shift = grid.log_width
-        guess = [(v + shift).mid() for v in (rows * columns).entries()]
+        guess = self.problem.restore((rows * columns).entries(), grid)
         # Where a weight is nothing its logarithm may be a wild function of v: its last value does.
         n = self.network.samples
         top = max(range(n), key=lambda k: float(state.weights[k]))
@@ -283,13 +298,12 @@ class Run:
             while stop < len(found) and found[stop][0] is record:
                 stop += 1
             rows = record.tableau.interpolation([p for _, p in found[start:stop]])
-            values = arb_mat(record.tableau.stages, self.network.samples, record.stages.V)
-            shift = grid.log_width - record.grid.log_width
-            part = [(v + shift).mid() for v in (rows * values).entries()]
+            values = arb_mat(record.tableau.stages, self.network.samples, record.values)
+            part = self.problem.restore((rows * values).entries(), grid)
             n, nodes = self.network.samples, [float(c) for c in record.tableau.nodes]
             for k in record.asleep:
                 near = [min(bisect.bisect_left(nodes, float(p)), len(nodes) - 1) for _, p in found[start:stop]]
-                part[k::n] = [record.stages.V[j * n + k] + shift for j in near]
+                part[k::n] = self.problem.restore([record.values[j * n + k] for j in near], grid)
             guess += part
             start = stop
         return guess
@@ -300,19 +314,22 @@ class Run:
         z = [(a + b).mid() for a, b in zip(state.z, stages.dz[-n:], strict=True)]
         place = network.move(state.place, stages.dx[-d:])
         error = self._error(state, place, tableau, stages.E)
-        polynomial = (tableau.coefficients * arb_mat(s, n, [v - grid.log_width for v in stages.V])).mid()
+        values = self.problem.store(stages.V, grid)
+        polynomial = (tableau.coefficients * arb_mat(s, n, values)).mid()
         active = [k for k in range(n) if stages.E[-n + k] != 0]
-        sizes = [max((log10(row[k]) for k in active), default=-math.inf) for row in polynomial.tolist()]
-        asleep = [k for k in range(n) if all(v == 0 for v in stages.E[k::n])]
-        record = Record(grid, tableau, state, stages, polynomial, sizes, asleep)
+        unit = log10(self.problem.unit)
+        sizes = [max((log10(row[k]) for k in active), default=-math.inf) - unit for row in polynomial.tolist()]
+        asleep = [k for k in range(n) if self.problem.exponential and all(v == 0 for v in stages.E[k::n])]
+        record = Record(grid, tableau, state, stages, values, polynomial, sizes, asleep)
         if isinstance(grid, LossGrid):
             gamma, tau = grid.stop, (state.tau + sum(stages.dz[-n:], arb(0))).mid()
             pace = stages.pace[-1]
             weights = [(v - pace).mid() for v in stages.V[-n:]]
         else:
-            error = max(error, self._gamma_error(tableau, stages.gamma))
             margins = self.margins(place)
-            if stages.gamma[-1] > 10 * state.gamma.max(arb(1)):
+            if self.problem.exponential:
+                error = max(error, self._gamma_error(tableau, stages.gamma))
+            if self.problem.exponential and stages.gamma[-1] > 10 * state.gamma.max(arb(1)):
                 raise Failure("past where the loss clock takes over")
             gamma, tau = self.problem.gamma(margins).mid(), (grid.start + grid.length).mid()
             weights = self.problem.log_weights(margins, gamma)
@@ -328,8 +345,11 @@ class Run:
         network, s = self.network, tableau.stages
         n = network.samples
         last = arb_mat(tableau.coefficients.tolist()[s - 2 :]) * arb_mat(s, n, E)
-        # The rates at both ends and in the middle stand for the largest.
+        # The rates at both ends and in the middle stand for the largest; residuals need digits at the end, where they
+        # are smaller.
         largest = max(log10(v) for k in (0, s // 2, s - 1) for v in E[k * n : (k + 1) * n])
+        if not self.problem.exponential:
+            largest = min(max(log10(v) for v in E[k * n : (k + 1) * n]) for k in (0, s - 1))
         scale = max(log10(v) for v in place.x)
         scale = math.inf if scale == -math.inf else scale
         spreads = zip(network.spread(state.place), network.spread(place), strict=True)
@@ -357,14 +377,18 @@ class Run:
             return self._part(record, record.grid.cut(target))
         # On the time clock the length is found by Newton's method, on log gamma where gamma is small.
         length = (record.grid.length * self._when(record, target)).mid()
-        for attempt in range(60):
+        low, high = arb(0), record.grid.length
+        for _ in range(200):
             saved = self._part(record, TimeGrid(record.grid.start, length))
             landed = self._land(saved, target)
-            if attempt == 59 or log10(landed.late / length) < -0.6 * self.settings.digits:
+            if log10(landed.late / length) < -0.6 * self.settings.digits - self.extra / 2:
                 return landed
-            far = abs((target / saved.gamma).log())
-            late = landed.late if far < 0.1 else landed.late * (target / saved.gamma).log() / (target / saved.gamma - 1)
-            length = (length + late).max(length / 2).min(record.grid.length).mid()
+            low, high = (length, high) if saved.gamma < target else (low, length)
+            late = landed.late
+            if saved.gamma > 0 and target > 0 and abs((target / saved.gamma).log()) > 0.1:
+                late = late * (target / saved.gamma).log() / (target / saved.gamma - 1)
+            length = length + late
+            length = (length if length > low and length < high else (low + high) / 2).mid()
         raise Stuck
 
     def _part(self, record: Record, grid: LossGrid | TimeGrid) -> State:
@@ -397,7 +421,7 @@ class Run:
         assert found is not None
         rates = self.problem.velocity(state.weights)
         push = (arb_mat(1, network.samples, rates) * network.X).entries()
-        slope = self.problem.slope(found[1], push)
+        slope = self.problem.slope(found[1], push, state.weights)
         late = ((target - state.gamma) / slope).mid()
         place = network.move(state.place, [late * p for p in push])
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]

@@ -19,6 +19,8 @@ from .path import Record, Run, State
 
 def log_time(run: Run, state: State) -> arb:
     """log t at a state of a run, other than its start."""
+    if not run.problem.exponential:
+        return state.tau.log().mid()
     run.set_precision(max(0.0, log10(state.gamma)))
     whole = ctx.prec
     chain, record = [], state.record
