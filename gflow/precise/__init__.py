@@ -2,4 +2,5 @@
 
 from .diagonal import diagonal_flow as diagonal_flow
 from .exact import decades as decades
+from .flow import flow as flow, PreciseFlow as PreciseFlow
 from .result import PreciseTrajectory as PreciseTrajectory

@@ -110,19 +110,21 @@ def check_reachable(rows: list[list[fmpq]], targets: list[fmpq], mean: bool, las
             )
 
 
-def check_points(stop: Any, save: Any, start: Callable[[], arb]) -> list[Callable[[], arb]]:
+def check_points(
+    stop: Any, save: Any, start: Callable[[], arb], unit: str = "-log L"
+) -> list[Callable[[], arb]]:
     """`save` and, if it is not the last of them, `stop`, as functions of the working precision."""
     if stop is None and save is None:
-        raise ValueError("stop or save must be given, as values of -log L.")
+        raise ValueError(f"stop or save must be given, as values of {unit}.")
     if save is None:
         points, names = [point(stop, "stop")], ["stop"]
     else:
         try:
             points = [point(v, "save") for v in save]
         except TypeError:
-            raise ValueError(f"save must be a list of values of -log L, not {save!r}.") from None
+            raise ValueError(f"save must be a list of values of {unit}, not {save!r}.") from None
         if not points:
-            raise ValueError("save must hold at least one value of -log L, or be left out.")
+            raise ValueError(f"save must hold at least one value of {unit}, or be left out.")
         names = ["save"] * len(points)
     with working_precision(400):
         first = start()
@@ -130,7 +132,7 @@ def check_points(stop: Any, save: Any, start: Callable[[], arb]) -> list[Callabl
         for value, shown, name in zip(values, points, names, strict=True):
             if not value > first:
                 raise ValueError(
-                    f"{name} must lie above the start, -log L = {_short(first)}, but it is {_shown(shown)}."
+                    f"{name} must lie above the start, {unit} = {_short(first)}, but it is {_shown(shown)}."
                 )
         if any(not (a < b) for a, b in itertools.pairwise(values)):
             raise ValueError("save must be strictly increasing; sort it and drop repeated values.")

@@ -1,8 +1,8 @@
 """Stage equations of the square loss, L = 1/(2N) sum_n (f_n - y_n)^2 (or without 1/N), in physical time.
 
 The dual variables move by the scaled residuals, dz_n/dt = r_n = (y_n - m_n)/N, which are the unknowns V here, in units
-of the largest one at the start of the step. While nothing has grown they are constant, so that a wait at a saddle is one
-polynomial of low degree however long it is; the jump that ends it is resolved by steps that shrink towards it.
+of the largest one at the start of the step. While nothing has grown they are constant, so that a wait at a saddle is
+one polynomial of low degree however long it is; the jump that ends it is resolved by steps that shrink towards it.
 """
 
 from typing import Any

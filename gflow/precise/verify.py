@@ -12,13 +12,14 @@ from flint import arb
 from .exact import log10
 
 
-def relative_digits(first: Sequence[arb], second: Sequence[arb], limit: float) -> float:
+def relative_digits(first: Sequence[arb], second: Sequence[arb], limit: float, range_: float | None = None) -> float:
     """Digits that agree in the worst entry, each relative to its size.
 
-    Entries below 10^-limit of the largest count relative to that: what cancels exactly is not asked for digits.
+    Entries below 10^-limit of the largest (or 10^-range_) count relative to that: what cancels exactly is not asked for
+    digits.
     """
     sizes = [log10(v) for v in second]
-    floor = max(sizes, default=-math.inf) - limit
+    floor = max(sizes, default=-math.inf) - (limit if range_ is None else range_)
     if floor == -math.inf:
         return limit
     apart = (log10(a - b) - max(size, floor) for a, b, size in zip(first, second, sizes, strict=True))
