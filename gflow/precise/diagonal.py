@@ -162,7 +162,10 @@ def _values(run: Run, state: State) -> dict[str, list[arb]]:
     assert found is not None
     margins = (arb_mat(1, network.inputs, found[0]) * network.XT).entries()
     direct = run.problem.log_weights(margins, state.gamma)
-    shared = {"neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in found[0]]}
+    shared = {
+        "neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in found[0]],
+        "log_ratio": network.log_ratio(state.place),
+    }  # fmt: skip
     if not run.problem.exponential:
         outputs = [m - y for m, y in zip(margins, run.problem.y, strict=True)]
         return shared | {"residuals": outputs, "log_time": [log_time(run, state)]}
@@ -219,6 +222,7 @@ def _collect(
         weights=weights,
         residuals=residuals,
         log_time=vector("log_time"),
+        log_ratio=array("log_ratio", 2 * network.inputs).reshape(len(values), 2, network.inputs),
         digits=reached,
         verified=table,
         success=len(values) == shown and reached >= digits,

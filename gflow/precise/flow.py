@@ -182,7 +182,7 @@ class _Run:
     ):  # fmt: skip
         self.loss, self.kind, self.relative, self.max_steps = loss, kind, relative, max_steps
         self.carried, self.tolerance = digits + 10, digits + 2
-        self.order = max(6, round(6 + 0.55 * digits)) + extra
+        self.order = max(8, round(8 + 0.7 * digits)) + extra
         self.bits = int(LOG2_10 * (self.carried + 4)) + 20
         ctx.prec = self.bits
         self.tableau: Tableau = radau(self.order, self.bits)

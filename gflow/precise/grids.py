@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from flint import arb
 
+from .exact import exact_sum
 from .matrix import Clock
 
 
@@ -87,14 +88,14 @@ class TimeGrid:
 
     def __post_init__(self):
         self.log_width = self.length.log().mid()
-        self.end = self.start + self.length
+        self.end = exact_sum(self.start, self.length)
 
     def clock(self, nodes: list[arb]) -> Clock:
         return Clock(False, [], [self.log_width] * len(nodes), [self.length] * len(nodes))
 
     def points(self, nodes: list[arb]) -> list[arb]:
         """tau at the nodes."""
-        return [self.start + c * self.length for c in nodes]
+        return [exact_sum(self.start, c * self.length) for c in nodes]
 
     def positions(self, other: "TimeGrid", nodes: list[arb]) -> list[arb]:
         return [(other.start - self.start + c * other.length) / self.length for c in nodes]

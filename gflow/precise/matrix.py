@@ -160,6 +160,8 @@ class Plain(Matrix):
         s, n = gap.nrows(), gap.ncols()
         scale = arb((1, -self.height - shift))
         residual = np.array([float(v) for v in (gap * scale).entries()]).reshape(s, n)[:, self.solved]
+        if not (np.all(np.isfinite(residual)) and np.max(np.abs(residual), initial=0.0) < 1e200):
+            raise Failure("not finite")
         step = self.backward(residual * self.lift[:, None])
         update = np.zeros((s, n))
         update[:, self.solved] = step * np.exp2(self.columns)

@@ -121,6 +121,14 @@ class DualNetwork:
                     slopes.append(square * (up / p + down / m))
         return _interleave(values, d), _interleave(slopes, d)
 
+    def log_ratio(self, place: Place) -> list[arb]:
+        """log(u_+ / alpha) for every coordinate, then log(u_- / alpha)."""
+        if self.depth == 2:
+            return [2 * x for x in place.x] + [-2 * x for x in place.x]
+        power = arb(fmpq(-1, self.depth - 2))
+        sides = zip(place.plus + place.minus, self.rest + self.rest, strict=True)
+        return [power * (p / r).log() for p, r in sides]
+
     def spread(self, place: Place) -> list[arb]:
         """How far each x may move until beta has changed by about its own size."""
         if self.depth == 2:

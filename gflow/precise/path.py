@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from flint import arb, arb_mat, ctx
 
-from .exact import LOG2_10, log10
+from .exact import exact_sum, LOG2_10, log10
 from .grids import LossGrid, TimeGrid
 from .matrix import Failure
 from .network import DualNetwork, Place
@@ -331,7 +331,7 @@ class Run:
                 error = max(error, self._gamma_error(tableau, stages.gamma))
             if self.problem.exponential and stages.gamma[-1] > 10 * state.gamma.max(arb(1)):
                 raise Failure("past where the loss clock takes over")
-            gamma, tau = self.problem.gamma(margins).mid(), (grid.start + grid.length).mid()
+            gamma, tau = self.problem.gamma(margins).mid(), exact_sum(grid.start, grid.length)
             weights = self.problem.log_weights(margins, gamma)
         return State(z, place, gamma, tau, weights, record), error
 
@@ -426,7 +426,7 @@ class Run:
         place = network.move(state.place, [late * p for p in push])
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
         weights = self.problem.log_weights(self.margins(place), target)
-        return State(z, place, target, (state.tau + late).mid(), weights, state.record, late, target - state.gamma)
+        return State(z, place, target, exact_sum(state.tau, late), weights, state.record, late, target - state.gamma)
 
 
 def _useful_degree(sizes: list[float], x: float) -> int:

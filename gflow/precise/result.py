@@ -6,6 +6,7 @@ from typing import Any
 
 import mpmath
 import numpy as np
+import xarray as xr
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +21,7 @@ class PreciseTrajectory:
     - `log_weights`, `weights` (S, N): W = log(-dL/df_n / L) and e^W (None for the square loss).
     - `residuals` (S, N): f(x_n) - y_n (square loss only, else None).
     - `log_time` (S,): log t of physical time, with `digits` digits behind the point.
+    - `log_ratio` (S, 2, d): log(u_+ / alpha) and log(u_- / alpha).
     - `digits`: how many digits of everything saved are verified, the least entry of `verified`.
     - `verified`: digits per quantity, an array (S,) of floats each. For `dual`, `beta` and `residuals` they are
       significant digits of the worst entry (entries below 10^-digits of the largest count as parts of the largest);
@@ -36,6 +38,7 @@ class PreciseTrajectory:
     weights: np.ndarray | None
     residuals: np.ndarray | None
     log_time: np.ndarray
+    log_ratio: np.ndarray
     digits: int
     verified: dict[str, np.ndarray]
     success: bool
@@ -46,6 +49,12 @@ class PreciseTrajectory:
     loss: str
     reduction: str
     requested: int = field(default=0)
+
+    def to_xarray(self) -> xr.Dataset:
+        """A Dataset with decimal strings; see `gflow.precise.bridges`."""
+        from .bridges import to_xarray
+
+        return to_xarray(self)
 
     def __str__(self) -> str:
         rows = [
