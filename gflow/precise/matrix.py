@@ -195,6 +195,8 @@ class Tied(Matrix):
         by_kernel = np.max(2 * log_X[None] + log_slopes[:, None, :], axis=2)
         by_weights = np.max(2 * log_T[None] - log_rates[:, None, :], axis=2)
         level = np.maximum(by_kernel, by_weights)
+        if not (np.all(np.isfinite(level)) and np.max(np.abs(level)) < 1e15):
+            raise Failure("not finite")
         self.level = np.round(level / math.log(2.0)).astype(int)
         level = self.level * math.log(2.0)
         slopes = np.exp(np.minimum(log_slopes[:, None, :] - level[:, :, None], 600.0))
@@ -203,13 +205,15 @@ class Tied(Matrix):
         own = np.einsum("an,jan,bn->jab", T, rates, T, optimize=True)
         total = np.logaddexp.reduce(log_rates, axis=1)
         sums = T.sum(axis=1)
-        own -= np.exp(np.maximum(-total[:, None] - level, -700.0))[:, :, None] * (sums[:, None] * sums)
+        own -= np.exp(np.clip(-total[:, None] - level, -700.0, 600.0))[:, :, None] * (sums[:, None] * sums)
         J = tableau.integrals_float[:, None, :, None] * kernel[:, :, None, :]
         stages = np.arange(s)
         J[stages, :, stages, :] += own
         # Columns get the scale of their own diagonal.
         J = J.reshape(s * size, s * size)
         largest = np.maximum(np.max(np.abs(J), axis=0), 1e-300)
+        if not np.max(largest) < 1e290:
+            raise Failure("not finite")
         self.column = np.round(np.log2(largest)).astype(int).reshape(s, size)
         self.factorize(J * np.exp2(-self.column.reshape(-1).astype(float)))
 

@@ -337,7 +337,8 @@ class Run:
 
     def margins(self, place: Place) -> list[arb]:
         found = self.network.beta(place, [arb(0)] * self.network.inputs)
-        assert found is not None
+        if found is None:
+            raise Failure("beyond the pole")
         return (arb_mat(1, self.network.inputs, found[0]) * self.network.XT).mid().entries()
 
     def _error(self, state: State, place: Place, tableau: Tableau, E: list[arb]) -> float:
@@ -357,6 +358,8 @@ class Run:
         unit = max(max(log10(v) for v in last.entries()), -1e15)
         scale = arb((1, -int(unit * LOG2_10)))
         relative = np.array([float(v * scale) for v in last.entries()]).reshape(2, n)
+        if not np.all(np.isfinite(relative)):
+            return math.inf
         moved = np.max(np.abs(relative @ network.floats) * np.array([[0.1], [1.0]]), axis=0)
         own = math.log10(max(float(np.max(np.abs(relative) * np.array([[0.1], [1.0]]))), 1e-300)) - largest
         through = max(math.log10(max(float(v), 1e-300)) - r for v, r in zip(moved, room, strict=True))
@@ -379,8 +382,13 @@ class Run:
         length = (record.grid.length * self._when(record, target)).mid()
         low, high = arb(0), record.grid.length
         for _ in range(200):
-            saved = self._part(record, TimeGrid(record.grid.start, length))
-            landed = self._land(saved, target)
+            try:
+                saved = self._part(record, TimeGrid(record.grid.start, length))
+                landed = self._land(saved, target)
+            except Failure:
+                # Too far beside the pole for one linear step.
+                length = ((low + high) / 2 if length == high else (length + high) / 2).mid()
+                continue
             if log10(landed.late / length) < -0.6 * self.settings.digits - self.extra / 2:
                 return landed
             low, high = (length, high) if saved.gamma < target else (low, length)
