@@ -33,10 +33,11 @@ def main(out="docs/images/asymptotics.png"):
     rungs = asymptotics.excess_decay(asymptotics.ladder(12), [1], depths=[2], decades=decades)
     mus = ["10", "3", "1", "0.5", "0.3", "0.2", "0.15", "0.1", "0.07", "0.05", "0.03"]
     frozen = asymptotics.frozen_multipliers(separable(33, 4, 6), [1] * 4, scales=["10", "100"], mu=mus)
-    print(f"generic data, D = 2: slope {float(generic.slope[0, -1]):.8f}, predicted {float(generic.predicted_slope):.8f}")
+    slope, predicted = float(generic.slope[0, -1]), float(generic.predicted_slope)
+    print(f"generic data, D = 2: slope {slope:.8f}, predicted {predicted:.8f}")
     times_log = rungs.excess.values[0] * np.array(decades) * np.log(10)
     print("ladder: excess x log gamma =", ", ".join(f"{v:.3f}" for v in times_log[-6:]))
-    print("largest relative change of the frozen multiplier, last three mu:", float(frozen.change[1, -3:, 0].max()))
+    print("relative change of the frozen multiplier, last three mu:", float(frozen.change[1, -3:, 0].max()))
     print("verified digits:", generic.digits.values, rungs.digits.values, frozen.digits.values)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")

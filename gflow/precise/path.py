@@ -266,7 +266,8 @@ class Run:
         return -0.8 * self.settings.tolerance / self.settings.stages - rate
 
     def _guess(self, state: State, grid: Any, tableau: Tableau) -> list[arb]:
-        if self.seed is not None:
+        # Beside a pole two solutions are a little apart in time, and that is everything.
+        if self.seed is not None and (isinstance(grid, LossGrid) or self.network.depth == 2):
             found = self.seed.find(grid, tableau.nodes)
             if found is not None:
                 return self._interpolate(found, grid)

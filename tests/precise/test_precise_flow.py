@@ -106,21 +106,21 @@ def test_square_loss_by_two_routes(depth):
             assert abs(mpmath.fdot(row, dual.beta[k]) - y - e) < mpf("1e-24")
 
 
-@pytest.mark.parametrize("exponent", [100, 1000])
+@pytest.mark.parametrize("exponent", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_jump_times_of_depth_two(exponent):
     """The first coordinate leaves when 4 |x_i| = log 1/alpha^2: at t = log(1/alpha) / (2 max |X^T y| / N)."""
     run = precise.diagonal_flow(
-        X, Y, scale=f"1e-{exponent}", loss="square", save=["1/4", precise.decades(1000)], digits=20
+        X, Y, scale=f"1e-{exponent}", loss="square", save=["1/4", precise.decades(exponent)], digits=20
     )
     assert run.success
     columns = [(1, mpf(-1) / 4), (mpf(1) / 2, 1), (-mpf(1) / 4, mpf(1) / 2)]
     push = max(abs(a - b * mpf(3) / 2) / 2 for a, b in columns)
     times = [mpmath.exp(v) for v in run.log_time]
     assert abs(times[0] / (exponent * mpmath.log(10) / 2 / push) - 1) < 10 / mpf(exponent)
-    assert max(abs(e) for e in run.residuals[1]) < mpf("1e-499")
+    assert max(abs(e) for e in run.residuals[1]) < mpf(10) ** (1 - exponent // 2)
 
 
-@pytest.mark.parametrize(("depth", "exponent"), [(3, 20), (4, 10), (3, 100)])
+@pytest.mark.parametrize(("depth", "exponent"), [(3, 20), (4, 10), pytest.param(3, 100, marks=pytest.mark.slow)])
 def test_jump_times_of_depth_above_two(depth, exponent):
     """alpha^(2-D) = D (D-2) x at the first jump, up to O(1) in time."""
     run = precise.diagonal_flow(X, Y, depth=depth, scale=f"1e-{exponent}", loss="square", save=["1/4", 1], digits=20)
@@ -142,7 +142,7 @@ def test_targets_out_of_reach():
     assert precise.diagonal_flow([[1], [1]], [1, 2], loss="square", stop=2, digits=20).success
 
 
-@pytest.mark.parametrize("problems", [range(4), pytest.param(range(50), marks=pytest.mark.slow)], ids=["4", "50"])
+@pytest.mark.parametrize("problems", [range(2), pytest.param(range(50), marks=pytest.mark.slow)], ids=["2", "50"])
 def test_float64_agrees_on_random_problems(problems):
     """Depths, scales and losses at random; beta, log t and the model itself."""
     rng = np.random.default_rng(2024)
