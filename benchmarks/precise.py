@@ -31,7 +31,7 @@ KINKS = [["-3/2", "-1/8", "-1/4", "-7/8", "-1/2", "-3/2"], ["9/8", "-7/8", "-1/8
 TIES = [[1, 1, -1, 1, 1, -1], [1, -1, 1, 1, -1, -1], [1, 1, 1, -1, 1, 1]]
 GAMMAS = ("5", "230", "1e4", "1e6")
 DIGITS = (30, 50, 100, 300)
-LIMIT = 40
+LIMIT = 25
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -150,7 +150,7 @@ def peers(quick):
                     if heyoka:
                         row["heyoka digits"] = agreement(z, run.dual[0])
                 if alive["odefun"] and gamma == "5" and digits <= 50:
-                    row["odefun"], z = limited(lambda g=gamma, d=digits: by_odefun(g, d), 5 * LIMIT)
+                    row["odefun"], z = limited(lambda g=gamma, d=digits: by_odefun(g, d), 4 * LIMIT)
                     alive["odefun"] = row["odefun"] is not None
                     if z is not None:
                         row["odefun digits"] = agreement(z, run.dual[0])
@@ -182,7 +182,7 @@ def targets():
     wide = rng.normal(size=(30, 100)).round(3)
     labels = np.sign(wide @ rng.normal(size=100)).astype(int)
     took, run = limited(
-        lambda: precise.diagonal_flow([[str(v) for v in row] for row in wide], labels, stop="1e6", digits=30), 400
+        lambda: precise.diagonal_flow([[str(v) for v in row] for row in wide], labels, stop="1e6", digits=30), 120
     )
     out.append({"data": "N = 30, d = 100", "depth": 2, "digits": 30, "gamma": "1e6", "seconds": took,
                 "verified": run.digits if run else None, "steps": None})  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 from flint import arb, arb_mat
 
-from .exact import LOG2_10
+from .exact import LOG2_10, log10
 from .matrix import Clock, Failure, newton_matrix
 from .network import DualNetwork, Place
 from .tableau import Tableau
@@ -86,10 +86,12 @@ def solve(
         size = math.log2(worst) + shift if worst > 0 else -math.inf
         damping = 0 if size < 0.5 else math.ceil(size - 0.5)
         V = (unknown - update * arb((1, shift - damping))).mid().entries()
+        moved = -math.inf
         for k in matrix.implied:
+            moved = max(moved, _moved(V[k::n], linear.implied[k::n], linear.pace))
             V[k::n] = [v.mid() for v in linear.implied[k::n]]
         gain = size - last
-        if size < goal or (gain < -10.0 and size + max(gain, -40.0) < goal):
+        if moved < goal and (size < goal or (gain < -10.0 and size + max(gain, -40.0) < goal)):
             E = problem.rates(V, clock)
             dz, dx = _increments(network, tableau, E)
             return Stages(V, E, dz, dx, linear.gamma, linear.pace, iteration)
@@ -98,6 +100,16 @@ def solve(
             raise Failure("no convergence")
         last = size
     raise Failure("no convergence")
+
+
+def _moved(V: list[arb], implied: list[arb], pace: list[arb]) -> float:
+    """log2 of the largest change of e^W in one sample that is not solved for."""
+    worst = -math.inf
+    for old, new, rate in zip(V, implied, pace, strict=True):
+        top = float(max(old.mid(), new.mid()) - rate)
+        if top > -1e4:
+            worst = max(worst, top / math.log(2.0) + min(log10(old - new) * LOG2_10, 0.0))
+    return worst
 
 
 def _increments(network: DualNetwork, tableau: Tableau, E: list[arb]) -> tuple[list[arb], list[arb]]:
