@@ -198,6 +198,8 @@ class Tied(Matrix):
         if not (np.all(np.isfinite(level)) and np.max(np.abs(level)) < 1e15):
             raise Failure("not finite")
         self.level = np.round(level / math.log(2.0)).astype(int)
+        # y is as large as E, which may lie outside float64.
+        self.unit = round(float(np.max(log_rates)) / math.log(2.0))
         level = self.level * math.log(2.0)
         slopes = np.exp(np.minimum(log_slopes[:, None, :] - level[:, :, None], 600.0))
         kernel = np.einsum("ai,jai,bi->jab", X, slopes, X, optimize=True)
@@ -222,13 +224,11 @@ class Tied(Matrix):
         entries = gap.entries()
         chosen = arb_mat(s, size, [entries[j * n + k] for j in range(s) for k in self.solved])
         rotated = (chosen * self.T.transpose()).entries()
-        levels = self.level.ravel().tolist()
-        # dz/ds is as large as E: that power of 2 is taken out of y as well.
+        levels = (self.level + self.unit).ravel().tolist()
         residual = np.array([float(v * arb((1, -k - shift))) for v, k in zip(rotated, levels, strict=True)])
         step = self.backward(residual.reshape(s, size))
-        y = arb_mat(
-            s, size, [arb(float(v)) * arb((1, -int(c))) for v, c in zip(step.ravel(), self.column.ravel(), strict=True)]
-        )
+        powers = (self.unit - self.column).ravel().tolist()
+        y = arb_mat(s, size, [arb(float(v)) * arb((1, c)) for v, c in zip(step.ravel(), powers, strict=True)])
         changes = (y * self.T).entries()
         update, worst = [arb(0)] * (s * n), 0.0
         for j in range(s):

@@ -32,10 +32,11 @@ def error(value, truth):
     return max(abs(mpf(a) - mpf(b)) / abs(mpf(b)) for a, b in zip(np.ravel(value), np.ravel(truth), strict=True))
 
 
-@pytest.mark.parametrize("name", list(REFERENCE))
+@pytest.mark.parametrize("name", ["P1", "P3", pytest.param("P4", marks=pytest.mark.slow)])
 def test_reference_values_to_all_stated_digits(name):
     problem = REFERENCE[name]
-    points = [p for p in problem["points"] if p["gamma"] != "1e1000" or name != "P4"]
+    # Depth 4 to 1e1000 alone takes as long as the rest.
+    points = [p for p in problem["points"] if p["gamma"] != "1e1000" or name != "P3"]
     save = [precise.decades(p["gamma"].split("*")[0]) if "*" in p["gamma"] else p["gamma"] for p in points]
     run = precise.diagonal_flow(
         problem["X"], [1] * problem["N"], depth=problem["D"], scale=problem["alpha"], save=save, digits=45
@@ -135,10 +136,10 @@ def test_a_scale_per_coordinate():
 
 
 def test_saving_does_not_change_the_path():
-    few = precise.diagonal_flow(KINKS, ONES, scale="1/8", stop="1e20", save=["1e20"], digits=30)
-    many = precise.diagonal_flow(KINKS, ONES, scale="1/8", save=["1e-3", "1/2", 2, 30, 1000, "1e20"], digits=30)
+    few = precise.diagonal_flow(KINKS, ONES, scale="1/8", save=[1000], digits=18)
+    many = precise.diagonal_flow(KINKS, ONES, scale="1/8", save=["1e-3", "1/2", 2, 30, 1000], digits=18)
     assert np.array_equal(few.beta[-1], many.beta[-1]) and np.array_equal(few.log_time[-1:], many.log_time[-1:])
-    assert len(many.neg_log_loss) == 6 and many.success
+    assert len(many.neg_log_loss) == 5 and many.success
 
 
 @pytest.mark.parametrize("depth", [2, 3])
@@ -156,7 +157,7 @@ def test_ties_and_duplicates(depth):
 
 
 @pytest.mark.parametrize(
-    ("depth", "scale"), [(2, "1e-1000"), (2, "1e100"), (3, "1e-3"), pytest.param(3, "1e-20", marks=pytest.mark.slow)]
+    ("depth", "scale"), [(2, "1e-1000"), (2, "1e100"), *(pytest.param(3, v, marks=pytest.mark.slow) for v in ("1e-3", "1e-20"))]
 )
 def test_extreme_scales(depth, scale):
     run = precise.diagonal_flow(X, ONES, depth=depth, scale=scale, save=["1e-30", 2, "1e10"], digits=20)
@@ -176,10 +177,10 @@ def test_a_column_of_zeros_stays_zero():
 
 
 def test_stated_digits_hold_against_a_finer_run():
-    coarse = precise.diagonal_flow(KINKS, ONES, depth=3, save=[1, 100, "1e4", "1e8"], digits=20)
-    fine = precise.diagonal_flow(KINKS, ONES, depth=3, save=[1, 100, "1e4", "1e8"], digits=60)
-    assert fine.digits >= 60 and 20 <= coarse.digits < 60
-    limit = mpf(10) ** -min(coarse.digits, 23)
+    coarse = precise.diagonal_flow(KINKS, ONES, depth=3, save=[1, 100, "1e4"], digits=16)
+    fine = precise.diagonal_flow(KINKS, ONES, depth=3, save=[1, 100, "1e4"], digits=36)
+    assert fine.digits >= 36 and 16 <= coarse.digits < 36
+    limit = mpf(10) ** -min(coarse.digits, 19)
     assert error(coarse.beta, fine.beta) < limit and error(coarse.dual, fine.dual) < limit
     assert np.max(np.abs(coarse.log_time - fine.log_time)) < limit
 
