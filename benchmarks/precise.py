@@ -73,7 +73,9 @@ def by_odefun(gamma, digits):
         def field(g, z):
             x = [mpmath.fdot(column, z) for column in zip(*rows, strict=True)]
             beta, slope = [2 * mpmath.sinh(4 * v) for v in x], [8 * mpmath.cosh(4 * v) for v in x]
-            e = [mpmath.exp(g - mpmath.fdot(row, beta)) / 3 for row in rows]
+            m = [mpmath.fdot(row, beta) for row in rows]
+            e = [mpmath.exp(m[0] - v) for v in m]
+            e = [v / mpmath.fsum(e) for v in e]
             push = [mpmath.fdot(column, e) for column in zip(*rows, strict=True)]
             S = mpmath.fsum(s * p * p for s, p in zip(slope, push, strict=True))
             return [v / S for v in e]
@@ -95,7 +97,9 @@ class ByHeyoka:
         beta = [u - real(1) / u for u in up]
         slope = [real(4) * (u + real(1) / u) for u in up]
         m = [sum(real(rows[n][i]) * beta[i] for i in range(6)) for n in range(3)]
-        e = [heyoka.exp(heyoka.time - v) / real(3) for v in m]
+        e = [heyoka.exp(m[0] - v) for v in m]
+        total = e[0] + e[1] + e[2]
+        e = [v / total for v in e]
         push = [sum(real(rows[n][i]) * e[n] for n in range(3)) for i in range(6)]
         S = sum(slope[i] * push[i] * push[i] for i in range(6))
         began = time.perf_counter()
@@ -107,7 +111,7 @@ class ByHeyoka:
         self.real = real
 
     def __call__(self, gamma):
-        # Stops every thousand steps, so that the time limit is heard.
+        # Stops every 200 steps, so that the time limit is heard.
         target = self.real(gamma)
         while self.integrator.time < target:
             self.integrator.propagate_until(target, max_steps=200)
@@ -119,7 +123,8 @@ def by_scipy(gamma):
 
     def field(g, z):
         x = rows.T @ z
-        e = np.exp(g - rows @ (2 * np.sinh(4 * x))) / 3
+        e = np.exp(-rows @ (2 * np.sinh(4 * x)))
+        e = e / np.sum(e)
         return e / np.sum(8 * np.cosh(4 * x) * (rows.T @ e) ** 2)
 
     answer = solve_ivp(field, (0, float(gamma)), np.zeros(3), "Radau", rtol=1e-10, atol=1e-14)

@@ -118,7 +118,7 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
     more, reached = 0, 0.0
     with _bar(points, progress) as report:
         for attempt in range(_ROUNDS):
-            settings = Settings(_stages(digits + more) + 6 * (attempt % 2), digits + 12 + more, digits + 2 + more)
+            settings = Settings(_stages(digits + more) + 6 * (attempt % 2), digits + 13 + more, digits + 3 + more)
             run = Run(network, make(), settings, seed, lambda height, attempt=attempt: report(height, attempt))
             interrupted = stuck = False
             try:

@@ -157,7 +157,8 @@ def test_ties_and_duplicates(depth):
 
 
 @pytest.mark.parametrize(
-    ("depth", "scale"), [(2, "1e-1000"), (2, "1e100"), *(pytest.param(3, v, marks=pytest.mark.slow) for v in ("1e-3", "1e-20"))]
+    ("depth", "scale"),
+    [(2, "1e-1000"), (2, "1e100"), *(pytest.param(3, v, marks=pytest.mark.slow) for v in ("1e-3", "1e-20"))],
 )
 def test_extreme_scales(depth, scale):
     run = precise.diagonal_flow(X, ONES, depth=depth, scale=scale, save=["1e-30", 2, "1e10"], digits=20)
