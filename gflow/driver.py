@@ -22,6 +22,8 @@ from .status import Status
 
 # F is brought back to size one when it leaves exp(+-_GAUGE_RANGE).
 _GAUGE_RANGE = 60.0
+# Steps of an excursion, after which a save point that cannot be met ends the run. Two or three are usual.
+_MOST_TRIES = 60
 _EPS = float(jnp.finfo(jnp.float64).eps)
 
 
@@ -264,7 +266,8 @@ def advance(
         # What is left is covered along the tangent once its square is below tolerance.
         close = jnp.sqrt(rtol) * 1e-2
         near = jnp.abs(ds) <= close * jnp.minimum(1.0, jnp.abs(reached / slope) if clock.counts_loss else 1.0)
-        landed = whole & (near | (landing.tries >= 30))
+        landed = whole & near
+        lost = whole & ~near & (landing.tries >= _MOST_TRIES)
         ended = y1 + ds * field
         put = lambda rows, v: rows.at[k].set(jnp.where(landed, v, rows[k]), mode="drop")
         saves = Saves(
@@ -279,7 +282,9 @@ def advance(
         left = jnp.where(part, landing.left - q.h, jnp.where(whole, landing.left + ds, landing.left))
         nxt = _pick(part, after, _pick(whole, eqx.tree_at(lambda r: r.solver, q, retry.solver), retry))
         h = jnp.where(whole, left, jnp.minimum(nxt.h, left))
-        at = eqx.tree_at(lambda r: (r.h, r.status), nxt, (h, _code(jnp.where(whole, Status.running, nxt.status))))
+        status = jnp.where(whole, Status.running, nxt.status)
+        status = _code(jnp.where(lost, int(Status.step_too_small), status))
+        at = eqx.tree_at(lambda r: (r.h, r.status), nxt, (h, status))
         on = _Landing(landing.active, at, left, landing.tries + 1, landing.ahead, landing.dense)
         target = targets[jnp.minimum(saves.filled, last - 1)]
         more = (saves.filled < last) & (distance(value(landing.ahead.state, landing.ahead.gauge), target) >= 0)
@@ -303,7 +308,8 @@ def advance(
 
         def on_the_path(p, landing, saves):
             k = jnp.minimum(saves.filled, last - 1)
-            passes = keep & (saves.filled < last) & (distance(value(after.state, after.gauge), targets[k]) >= 0)
+            beyond = jnp.asarray(distance(value(after.state, after.gauge), targets[k]) >= 0)
+            passes = keep & (saves.filled < last) & beyond
             landing = jax.lax.cond(passes, lambda: depart(p, after, dense, k), lambda: landing)
             p = _pick(passes, p, _pick(keep, after, retry))
             return p, landing, saves
@@ -323,7 +329,7 @@ def advance(
     return position, saves
 
 
-def _pick(condition: Array, yes: Any, no: Any) -> Any:
+def _pick(condition: Any, yes: Any, no: Any) -> Any:
     return jax.lax.cond(condition, lambda: yes, lambda: no)
 
 

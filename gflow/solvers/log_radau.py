@@ -169,7 +169,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         flow: Flow = terms.flow
         radau = tableau(self.stages)
         a0, h = y0[:-1], t1 - t0
-        hA = h * jnp.asarray(radau.A)
+        hA = jnp.asarray(h * jnp.asarray(radau.A))
         _, unit = flow.chart.velocities(a0, flow.X)
         start = self._predict(flow, a0, hA, solver_state, h, radau.c)
         start = start._replace(R=start.R + unit - solver_state.unit)
@@ -188,7 +188,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         times = jnp.linalg.solve(matrix / row[:, None], (pace + jnp.sum(inverse, axis=1) * y0[-1]) / row)
         rates = jnp.concatenate([stages.F, (pace - slopes * times)[:, None]], axis=1)
         values = jnp.concatenate([a, times[:, None]], axis=1)
-        error = h * jnp.asarray(radau.top) @ rates
+        error = jnp.asarray(h * jnp.asarray(radau.top) @ rates)
         # An error of F = t L decays along the flow, late within a small part of the step.
         error = error.at[-1].divide(1.0 + h * slopes[-1] / self.stages**2)
         error = jnp.where(solved.converged & (times[-1] > 0), error, jnp.inf)

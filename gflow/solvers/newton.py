@@ -169,7 +169,7 @@ def in_full(o: Linearized, count: int) -> Stages:
     ]
     right_F, sums_parameter, sums_gamma, right_sum = -o.miss_F, o.sum_by_parameter, jnp.zeros(s), -o.sum_miss
     far_F = jnp.zeros((s, P, s, P))
-    gamma_F = jnp.zeros((s, P, 1))
+    gamma_F, own = jnp.zeros((s, P, 1)), jnp.zeros((s, N))
     if rest is not None:
         # dual_n = -(miss_n + J_n da + by_gamma_n dgamma) / by_dual_nn for the samples that are left out.
         own = rest[None] / jnp.diagonal(o.by_dual, axis1=1, axis2=2)
