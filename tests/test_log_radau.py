@@ -22,7 +22,14 @@ from gflow.solvers.collocation import lagrange, Polynomial, tableau
 
 SLOW = pytest.mark.slow
 PROBLEMS = reference()
+# As many as the reference has, of the same shapes: one compilation for most of this file.
+SAVES = np.geomspace(1.0, 1e6, 7)
 RTOLS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11)
+
+
+def run(scale, **more):
+    settings = {"save": SAVES, "rtol": 1e-6, "solver": gflow.LogRadau(), **more}
+    return gflow.gradient_flow(gflow.models.DiagonalNetwork(3, 2, scale), SMALL, np.ones(2), **settings)
 
 
 def observed(problem, rtol, stages, more=None):
@@ -40,12 +47,20 @@ def observed(problem, rtol, stages, more=None):
         traj, rows = run(gammas[more] * np.linspace(0.3, 1.0, len(gammas))), np.array([more])
     read = lambda key: np.array([np.asarray(points[k][key], float) for k in rows])
     beta = np.asarray(traj.model.beta)[-len(rows) :] / gammas[rows, None]
-    time = np.abs(np.asarray(traj.log_time)[-len(rows) :] - read("log_t")) - 8e-16 * gammas[rows]
+    # The rounding of gamma is in log t; beyond 1e6 it is that of log u, of size log gamma, on the way to beta.
+    rounding = gammas * np.where(gammas > 1e6, 2.2e-16 * (2.0 + 2.0 * np.log(gammas)), 8e-16)
+    time = np.abs(np.asarray(traj.log_time)[-len(rows) :] - read("log_t")) - rounding[rows]
     return relative(beta, read("beta_over_gamma")), time, int(traj.stats["steps"] + traj.stats["rejections"])
 
 
-@pytest.mark.parametrize("name", list(PROBLEMS))
-@pytest.mark.parametrize("stages", [5, pytest.param(3, marks=SLOW), pytest.param(7, marks=SLOW)])
+@pytest.mark.parametrize(
+    "name, stages",
+    [
+        pytest.param(name, stages, marks=() if stages == 5 and name != "P4" else SLOW)
+        for name in PROBLEMS
+        for stages in (5, 3, 7)
+    ],
+)
 def test_against_reference(name, stages):
     """At saves along the way and at ends alike, to a loss of 10^(-4e99)."""
     worst = {}
@@ -57,17 +72,9 @@ def test_against_reference(name, stages):
     assert max(worst.values()) < 10, worst
 
 
-@pytest.mark.parametrize("name", list(PROBLEMS))
-def test_saves_do_not_change_the_path(name):
-    problem = PROBLEMS[name]
-    model = gflow.models.DiagonalNetwork(problem["d"], problem["D"], problem["alpha"])
-    runs = [
-        gflow.gradient_flow(
-            model, problem["X"], np.ones(problem["N"]), save=save, stop=1e6, rtol=1e-6, solver=gflow.LogRadau()
-        )
-        for save in (np.geomspace(1.0, 1e6, 7), np.linspace(1e5, 9e5, 7))
-    ]
-    np.testing.assert_array_equal(runs[0].final.log_ratio, runs[1].final.log_ratio)
+def test_saves_do_not_change_the_path():
+    one, other = (run(1.0, save=save, stop=1e6) for save in (SAVES, np.linspace(1e5, 9e5, 7)))
+    np.testing.assert_array_equal(one.final.log_ratio, other.final.log_ratio)
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4, 5, 7])
@@ -101,7 +108,8 @@ def test_tableau_and_continuous_extension(stages):
     np.testing.assert_allclose(lagrange(t.c, x) @ t.c ** (stages - 1), x ** (stages - 1), rtol=1e-11)
 
 
-@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [2, 3])
 def test_order_of_the_method(stages):
     """Fixed steps through `step` along the arc length, D = 2; the coordinates and the time."""
     X, y, loss = jnp.asarray(SMALL), jnp.ones(2), LOSSES["exponential"]
@@ -169,7 +177,7 @@ def test_linear_regression_of_condition_1e8():
 TARGETS = np.array([1.0, -0.5])
 
 
-@pytest.mark.parametrize("depth, scale", [(2, 0.1), (2, 1e-6), *(pytest.param(3, s, marks=SLOW) for s in (0.1, 1e-3))])
+@pytest.mark.parametrize("depth, scale", [(2, 0.1), (2, 1e-6), (2, 1e-60), *(pytest.param(3, s, marks=SLOW) for s in (0.1, 1e-3))])
 def test_diagonal_regression(depth, scale):
     """Against SciPy on the equations written out, and the explicit solver."""
     gammas = np.array([1.3, 3.0, 8.0, 12.0])
@@ -199,14 +207,15 @@ def test_regression_leaves_the_saddle(scale):
 
 
 def sweep(scale):
-    traj = gflow.gradient_flow(
-        gflow.models.DiagonalNetwork(3, 2, scale), SMALL, np.ones(2), stop=1e6, rtol=1e-6, solver=gflow.LogRadau(),
-        throw=False,
-    )  # fmt: skip
+    traj = run(scale, throw=False)
     return traj.final.beta, traj.log_time[-1], traj.status_code
 
 
-@pytest.mark.parametrize("batched", [jax.vmap, pytest.param(lambda f: lambda v: jax.lax.map(f, v), marks=SLOW)])
+def one_by_one(f):
+    return lambda scales: jax.lax.map(f, scales)
+
+
+@pytest.mark.parametrize("batched", [one_by_one, pytest.param(jax.vmap, marks=SLOW)])
 def test_sweeps_equal_the_loop(batched):
     """Within the tolerance; compiled once; no element is spoilt by another."""
     scales = jnp.array([1e-20, 1e-3, jnp.nan, 1.0, 1e200, 1e3])
@@ -226,21 +235,20 @@ def test_sweeps_equal_the_loop(batched):
 
 
 def test_stiff_runs_are_handed_over_and_resume_across_it(monkeypatch):
-    X = np.random.default_rng(3).normal(size=(4, 10))
-    model, saves = gflow.models.DiagonalNetwork(10, 2, 0.5), jnp.array([5.0, 100.0, 2000.0])
-    run = lambda **more: gflow.gradient_flow(model, X, np.ones(4), save=saves, rtol=1e-8, **more)
-    explicit = run(solver=diffrax.Dopri8(scan_kind="lax"))
+    saves = np.geomspace(1.0, 2000.0, 7)
+    both = lambda **more: run(0.5, save=saves, rtol=1e-8, **{"solver": None, **more})
+    explicit = both(solver=diffrax.Dopri8(scan_kind="lax"))
     monkeypatch.setattr(solve, "EXPLICIT_STEPS", 60)
     monkeypatch.setattr(choice, "EXPLICIT_STEPS", 60)
     monkeypatch.setattr(choice, "_WORTH_WHILE", 100)
-    handed = run()
+    handed = both()
     assert int(handed.stats["steps"]) < int(explicit.stats["steps"]) / 2
     np.testing.assert_allclose(handed.model.beta, explicit.model.beta, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(handed.log_time, explicit.log_time, rtol=1e-8)
     for budget in (30, 66):
-        part = run(max_steps=budget, throw=False)
+        part = both(max_steps=budget, throw=False)
         assert not part.success
-        whole = run(resume=part)
+        whole = both(resume=part)
         np.testing.assert_array_equal(whole.model.log_ratio, handed.model.log_ratio)
         np.testing.assert_array_equal(whole.log_time, handed.log_time)
 
@@ -260,9 +268,7 @@ def test_the_hand_over_is_traced(monkeypatch):
 
 
 def test_resume_gives_the_unbroken_run():
-    run = lambda **more: gflow.gradient_flow(
-        gflow.models.DiagonalNetwork(3, 2, 1.0), SMALL, np.ones(2), stop=1e6, rtol=1e-6, solver=gflow.LogRadau(), **more
-    )
-    whole, part = run(), run(max_steps=12, throw=False)
-    assert not part.success and "used up max_steps" in part.status
-    np.testing.assert_array_equal(run(resume=part).final.log_ratio, whole.final.log_ratio)
+    late = SAVES * 1e4
+    whole, part = run(1.0, save=late), run(1.0, save=late, max_steps=6, throw=False)
+    assert not part.success and "used up max_steps" in part.status and part.neg_log_loss.shape == (1,)
+    np.testing.assert_array_equal(run(1.0, save=late, resume=part).final.log_ratio, whole.final.log_ratio)
