@@ -1,5 +1,7 @@
 """gflow: gradient flow of Equinox models, from tiny initial scales to losses far below 1e-100."""
 
+import importlib
+
 from . import validate as _validate
 
 _validate.require_x64()
@@ -15,5 +17,13 @@ from .solve import FlowError as FlowError, FlowInterrupted as FlowInterrupted, g
 from .solvers import LogRadau as LogRadau  # noqa: E402
 from .status import Status as Status  # noqa: E402
 from .trajectory import Trajectory as Trajectory  # noqa: E402
+
+
+def __getattr__(name: str):
+    # Arbitrary precision is loaded when it is used.
+    if name == "precise":
+        return importlib.import_module(".precise", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"

@@ -324,7 +324,7 @@ def advance(
 
 
 def _pick(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+    return jax.lax.cond(condition, lambda: yes, lambda: no)
 
 
 def _with(p: Position, status: Array) -> Position:

@@ -20,7 +20,7 @@ from .charts import chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .losses import AbstractLoss, Exponential
-from .solvers import choose, EXPLICIT_STEPS, explicit_steps, LogRadau
+from .solvers import choose, LogRadau, Phase
 from .status import Status
 from .trajectory import concatenate, Trajectory
 
@@ -74,7 +74,8 @@ def gradient_flow(
       (t) or `LogTimeClock` (log(1 + t)).
     - `stop`: where to end; the last of `save` by default. `save`: increasing points in (start, stop]; `stop` alone by
       default. Save points do not change the path.
-    - `solver`: a Diffrax solver with an error estimate, or `None` to choose.
+    - `solver`: a Diffrax solver with an error estimate, `gflow.LogRadau()`, or `None` to choose by the problem and by
+      how far it goes (see docs/solvers.md).
     - `rtol`: relative tolerance, 1e-13 to 0.1. There is no absolute one: errors of a step are measured relative to the
       coordinates, to beta (if the model has one), to the outputs and to the time.
     - `max_steps`: largest number of steps, rejected ones included.
@@ -83,7 +84,7 @@ def gradient_flow(
     - `metrics`: functions `f(model)` or `f(model, X, y)` evaluated at the saves; see `gflow.metrics`. Each is compiled
       once: define them outside of loops.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
-      result holds its saves followed by the new ones; the path is that of an unbroken run.
+      result holds its saves followed by the new ones; the path is that of an unbroken run with the same solver.
 
     **Returns:** a `Trajectory`.
 
@@ -131,47 +132,38 @@ def gradient_flow(
         # The stop has a slot of its own, so that whether it is also a save point does not change the shapes.
         points = jnp.append(points, jnp.asarray(end, float))
     targets = clock.inner(points)
-    solvers = choose(flow) if solver is None else (solver,)
+    phases = _phases(flow, clock, end, resume) if solver is None else (Phase(solver, None),)
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
-    taken, target = 0, float(targets[-1]) if concrete else math.nan
+    taken = 0
     if resume is None:
-        position = _start(flow, solvers[0], rtol)
+        position = _start(flow, phases[0].solver, rtol)
     else:
         position = _with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
         if isinstance(position.solver, LogRadau.State):
-            solvers = solvers[-1:]
+            phases = phases[-1:]
     if not concrete:
         position = driver.refuse_points(position, clock, targets)
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
     with _bar(clock, end, progress if concrete else False) as report:
-        run = lambda p, s, solver, steps, budget: _advance(
-            flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), jnp.asarray(steps, int)
+        run = lambda p, s, budget, solver, steps: _advance(
+            flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), steps
         )
-        for k, each in enumerate(solvers):
+        for k, phase in enumerate(phases):
             if k > 0:
                 if concrete and (int(position.status) != Status.max_steps or _taken(position) >= int(limit)):
                     break
-                position = _change_solver(flow, position, each, rtol)
+                position = _change_solver(flow, position, phase.solver, rtol)
+            steps = limit if phase.steps is None else jnp.minimum(limit, phase.steps)
+            onward = functools.partial(run, solver=phase.solver, steps=steps)
             if not concrete:
-                steps = limit if k == len(solvers) - 1 else jnp.minimum(limit, EXPLICIT_STEPS)
-                position, saves = run(position, saves, each, steps, max_steps)
-                continue
-            while int(position.status) == Status.running:
-                steps = int(limit)
-                if k < len(solvers) - 1:
-                    allowed = explicit_steps(_taken(position), _inner(position, clock), target)
-                    steps = min(steps, allowed)
-                    if steps <= _taken(position):
-                        position = _with_status(position, Status.max_steps)
-                        break
-                position, saves = _in_chunks(functools.partial(run, solver=each, steps=steps), position, saves, report)
-                if int(position.status) == Status.max_steps and k < len(solvers) - 1 and _taken(position) < int(limit):
-                    more = explicit_steps(_taken(position), _inner(position, clock), target)
-                    if more > _taken(position):
-                        position = _with_status(position, Status.running)
+                position, saves = onward(position, saves, max_steps)
+            elif _taken(position) < int(steps):
+                position, saves = _in_chunks(onward, position, saves, report)
+            else:
+                position = _with_status(position, Status.max_steps)
     if not concrete or int(position.status) == Status.step_too_small:
         position, saves = _conclude(flow, position, saves, clock, targets)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
@@ -191,6 +183,14 @@ def _gamma(flow: Flow) -> Array:
     return flow.gamma(flow.chart.coordinates())
 
 
+def _phases(flow: Flow, clock: AbstractClock, end: Any, resume: Any) -> tuple[Phase, ...]:
+    if resume is not None or validate.traced(end):
+        return choose(flow, None)
+    # Known inside of jit as well, where it says which one solver is to be compiled.
+    with jax.ensure_compile_time_eval():
+        return choose(flow, float(clock.inner(jnp.asarray(end, float))))
+
+
 def _taken(position: Any) -> int:
     return int(position.steps) + int(position.rejected)
 
@@ -205,7 +205,7 @@ def _in_chunks(run: Callable, position: Any, saves: Any, report: Callable) -> An
     try:
         while int(position.status) == Status.running:
             began = time.perf_counter()
-            position, saves = run(position, saves, budget=budget)
+            position, saves = run(position, saves, budget)
             report(position)
             if time.perf_counter() - began < 0.1:
                 budget = min(2 * budget, 1_000_000)

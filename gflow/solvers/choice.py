@@ -1,6 +1,6 @@
 """Which solvers run when the user names none."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 
@@ -8,35 +8,38 @@ from ..flow import Flow
 from ..losses import MarginLoss
 from .log_radau import LogRadau
 
-# After so many explicit steps it is asked how many more there will be; where that is beyond the second number, LogRadau
-# takes over: its compilation (seconds) is then worth it.
-EXPLICIT_STEPS = 3000
-_WORTH_WHILE = 25_000
+# Beyond this gamma (or log t) LogRadau is the faster one from the start, where the model has a chart of its own.
+_FAR = 500.0
+# After so many explicit steps LogRadau takes over: the first number for small networks, the second for large ones,
+# whose explicit steps are dear. Its compilation (5 to 10 seconds) is then worth it.
+_EXPLICIT_STEPS = 3000
+_EXPLICIT_STEPS_LARGE = 300
+_LARGE = 20_000
 # Largest Newton system, in unknowns, that LogRadau is given unasked.
 _LARGEST_SYSTEM = 4000
 
 
-def choose(flow: Flow) -> tuple[Any, ...]:
-    """The solvers of a run, in turn: Dormand and Prince's order 8, and for the classification losses LogRadau where
-    that turns out stiff (see `explicit_steps`).
+class Phase(NamedTuple):
+    """A solver, and how many steps of the run it may take."""
 
-    Late in training an explicit step is held to a change of gamma of one or two, or far less where data are hard to
-    separate (2e-4 on breast-cancer), while LogRadau needs 30 to 90 steps to a loss of 1e-1000 either way. On easy data
-    the explicit solver takes a tenth of a second, and less to compile.
+    solver: Any
+    steps: int | None
+
+
+def choose(flow: Flow, target: float | None) -> tuple[Phase, ...]:
+    """The solvers of a run to `target` (gamma or log t; None if it is not known yet), in turn.
+
+    Explicit first, Dormand and Prince's order 8: it compiles in half the time, and to gamma of a few hundred it is as
+    fast. Late in training an explicit step is held to a change of gamma of one or two, or far less where data are hard
+    to separate, while the number of LogRadau's steps hardly grows; so it takes over when the explicit steps are used
+    up, or at once if the run goes far.
     """
-    explicit = diffrax.Dopri8(scan_kind="lax")
-    implicit = LogRadau()
-    unknowns = implicit.stages * (min(flow.y.shape[0], flow.chart.coordinates().size) + 2)
-    if isinstance(flow.loss, MarginLoss) and unknowns <= _LARGEST_SYSTEM:
-        return explicit, implicit
-    return (explicit,)
-
-
-def explicit_steps(taken: int, here: float, stop: float) -> int:
-    """Up to how many steps the explicit solver may go, after `taken` of them have brought gamma (or log t) to `here`.
-
-    Late in a run the number of explicit steps grows in proportion to gamma.
-    """
-    if taken < EXPLICIT_STEPS or not 0 < here < stop or taken * stop / here > _WORTH_WHILE:
-        return EXPLICIT_STEPS
-    return _WORTH_WHILE
+    explicit, implicit = diffrax.Dopri8(scan_kind="lax"), LogRadau()
+    parameters = flow.chart.coordinates().size
+    # More samples than parameters: what is solved for is the parameters.
+    if implicit.stages * (min(flow.y.size, parameters) + 2) > _LARGEST_SYSTEM:
+        return (Phase(explicit, None),)
+    if flow.chart.linear and isinstance(flow.loss, MarginLoss) and target is not None and target > _FAR:
+        return (Phase(implicit, None),)
+    steps = _EXPLICIT_STEPS if flow.y.size * parameters <= _LARGE else _EXPLICIT_STEPS_LARGE
+    return Phase(explicit, steps), Phase(implicit, None)
