@@ -99,7 +99,7 @@ MANY = separable(1, 30, 4)
 
 
 @pytest.mark.parametrize(
-    "depth, kept", [(2, 5), pytest.param(2, None, marks=pytest.mark.slow), pytest.param(3, None, marks=pytest.mark.slow), pytest.param(3, 5, marks=pytest.mark.slow)]
+    "depth, kept", [(2, 5), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, None), (3, None), (3, 5)))]
 )
 def test_more_samples_than_parameters(depth, kept):
     """Against SciPy's DOP853, the samples eliminated or the heaviest of them kept."""
@@ -132,8 +132,8 @@ class Network(eqx.Module):
     kind: str = eqx.field(static=True)
 
     def __call__(self, x):
-        z = self.W @ x
-        return self.v @ {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "relu2": lambda z: jnp.maximum(z, 0.0) ** 2}[self.kind](z)
+        act = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "relu2": lambda z: jnp.maximum(z, 0.0) ** 2}
+        return self.v @ act[self.kind](self.W @ x)
 
 
 def network(kind, width, d, N, seed=0):
@@ -163,9 +163,7 @@ def test_one_jacobian_a_step_gives_the_path():
 
     start = np.append(np.ravel(model.W), model.v)
     truth = solve_ivp(field, (0, 100.0), start, "DOP853", t_eval=times, rtol=1e-12, atol=1e-12).y.T
-    traj = gflow.gradient_flow(
-        model, X, y, clock=gflow.TimeClock(), save=times, rtol=1e-8, solver=OneJacobian()
-    )
+    traj = gflow.gradient_flow(model, X, y, clock=gflow.TimeClock(), save=times, rtol=1e-8, solver=OneJacobian())
     saved = np.concatenate([np.asarray(traj.model.W).reshape(3, -1), traj.model.v], axis=1)
     np.testing.assert_allclose(saved, truth, rtol=0, atol=1e-7)
 
