@@ -1,5 +1,8 @@
 """LogRadau on diagonal networks to a loss of 10^(-4e99): depths, scales, losses, and data that make the flow hard."""
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import separable
@@ -128,3 +131,43 @@ def test_one_sample_four_times_ends_on_its_largest_coordinate(depth):
 def test_no_more_steps_the_further_it_goes(depth, growth):
     steps = lambda stop: sum(int(run(SHAPES["4x10"], depth, 1.0, stop=stop).stats[k]) for k in ("steps", "rejections"))
     assert steps(1e100) - steps(1e60) <= growth
+
+
+# What LogRadau cannot do, it says.
+
+
+def test_residuals_at_rounding_level():
+    run = lambda decades: gflow.gradient_flow(
+        gflow.models.DiagonalNetwork(1, 2, 0.1), np.ones((1, 1)), np.ones(1), loss=gflow.losses.Square(),
+        stop=gflow.decades(decades), solver=gflow.LogRadau(), throw=False,
+    )  # fmt: skip
+    assert run(26.0).success
+    traj = run(40.0)
+    assert not traj.success and traj.status.startswith("The residuals are at rounding level")
+    assert float(traj.neg_log_loss[-1]) > gflow.decades(27.0)
+
+
+def test_used_up_steps_and_a_start_that_is_no_number():
+    X = SHAPES["4x10"]
+    go = lambda scale, steps: gflow.gradient_flow(
+        gflow.models.DiagonalNetwork(10, 2, scale), X, np.ones(4), stop=1e100, rtol=1e-6, solver=gflow.LogRadau(),
+        max_steps=steps, throw=False,
+    )  # fmt: skip
+    traj = go(1.0, 20)
+    assert not traj.success and "used up max_steps" in traj.status and "It stands at -log L = " in traj.status
+    assert int(traj.stats["steps"] + traj.stats["rejections"]) == 20
+    assert gamma_of(X, traj.final.beta) == pytest.approx(float(traj.neg_log_loss[-1]), rel=1e-10)
+    far = go(1e200, 1500)
+    assert not far.success and "cannot leave its start" in far.status
+
+
+@pytest.mark.slow
+def test_contradicting_labels_of_a_network():
+    """One sample with both labels: the loss stays above 1/2, and no step count or status pretends otherwise."""
+    network = eqx.nn.MLP(3, "scalar", 8, 2, activation=jnp.tanh, key=jax.random.key(0))
+    D = np.random.default_rng(0).normal(size=(4, 3))
+    traj = gflow.gradient_flow(
+        network, D[[0, 0, 1, 2]], np.array([1.0, -1.0, 1.0, -1.0]), stop=gflow.decades(20.0), rtol=1e-6, max_steps=500,
+        solver=gflow.LogRadau(), throw=False,
+    )  # fmt: skip
+    assert not traj.success and float(traj.neg_log_loss[-1]) < np.log(2) + 1e-6
