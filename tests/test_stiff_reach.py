@@ -33,7 +33,9 @@ def run(X, depth, scale, loss="exponential", stop=1e100):
 def assert_arrives(X, depth, scale, loss="exponential", stop=1e100):
     traj = run(X, depth, scale, loss, stop)
     assert traj.success, traj.status
-    assert gamma_of(X, traj.final.beta, loss) == pytest.approx(stop, rel=1e-10)
+    # Where terms 1e6 times larger cancel in a margin, beta as float64 does not resolve it better.
+    terms = np.max(np.abs(X) @ np.abs(np.asarray(traj.final.beta))) / stop
+    assert gamma_of(X, traj.final.beta, loss) == pytest.approx(stop, rel=max(1e-10, 5e-14 * terms))
     return traj
 
 
@@ -124,7 +126,8 @@ def test_one_sample_four_times_ends_on_its_largest_coordinate(depth):
     x = ROBUST["one sample"][0]
     top = np.argmax(np.abs(x))
     beta = np.asarray(assert_arrives(ROBUST["one sample four times"], depth, 1e-3).final.beta) / 1e100
-    assert beta[top] * x[top] == pytest.approx(1.0, abs=1e-4) and np.sum(beta * x) == pytest.approx(1.0, rel=1e-10)
+    # D = 2: the others fall behind like gamma^(|x_k| / max |x| - 1) only.
+    assert beta[top] * x[top] == pytest.approx(1.0, abs=1e-3) and np.sum(beta * x) == pytest.approx(1.0, rel=1e-10)
 
 
 @pytest.mark.parametrize("depth, growth", [(2, 8), (3, 8), pytest.param(4, 8, marks=SLOW)])
