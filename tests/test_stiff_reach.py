@@ -111,7 +111,7 @@ CHEAP = [(name, D) for name in list(ROBUST)[:5] for D in (2, 3)] + [("symmetric"
 @pytest.mark.parametrize(
     "name, depth, scale",
     [
-        pytest.param(name, D, scale, marks=() if (name, D) in CHEAP and scale != 1e-20 else SLOW)
+        pytest.param(name, D, scale, marks=() if (name, D) in CHEAP and scale == 1.0 else SLOW)
         for D in (2, 3, 4)
         for name in ROBUST
         for scale in (1e-20, 1e-3, 1.0, 1e3)
@@ -144,10 +144,10 @@ def test_residuals_at_rounding_level():
         gflow.models.DiagonalNetwork(1, 2, 0.1), np.ones((1, 1)), np.ones(1), loss=gflow.losses.Square(),
         stop=gflow.decades(decades), solver=gflow.LogRadau(), throw=False,
     )  # fmt: skip
-    assert run(26.0).success
+    assert run(25.0).success
     traj = run(40.0)
     assert not traj.success and traj.status.startswith("The residuals are at rounding level")
-    assert float(traj.neg_log_loss[-1]) > gflow.decades(27.0)
+    assert float(traj.neg_log_loss[-1]) > gflow.decades(25.5)
 
 
 def test_used_up_steps_and_a_start_that_is_no_number():
