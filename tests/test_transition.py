@@ -86,7 +86,7 @@ def test_a_store_of_other_arguments_is_refused(tmp_path):
 
 
 def test_flows_that_fail_leave_gaps_and_a_status():
-    part = studies.transition(DATA.X, DATA.y, depths=[2], scales=[1.0], decades=[1.0, 1000.0], max_steps=15)
+    part = studies.transition(DATA.X, DATA.y, depths=[2], scales=[1.0], decades=[1.0, 1000.0], max_steps=20)
     assert int(part.status[0, 0]) == gflow.Status.max_steps
     assert np.isfinite(part.excess_l1[0, 0, 0]) and np.isnan(part.excess_l1[0, 0, 1])
     assert int(part.nearest[0, 0, 1]) == -1
