@@ -121,7 +121,7 @@ def test_escape_of_a_deep_module(scale):
     np.testing.assert_allclose(traj.log_time, [float(mp.log(t)) for t in times], rtol=0, atol=1e-7)
 
 
-@pytest.mark.xfail(strict=False, reason="the square loss ends between 1e-24 and 1e-26 since the chart has one coordinate")
+@pytest.mark.xfail(strict=False, reason="the square loss ends at 1e-24 to 1e-26 since the chart has one coordinate")
 def test_interpolation_down_to_rounding():
     """L falls to the square of rounding, no further, and the message says why."""
     model = gflow.models.DiagonalNetwork(1, 2, 0.1)

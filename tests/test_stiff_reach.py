@@ -139,7 +139,7 @@ def test_no_more_steps_the_further_it_goes(depth, growth):
 # What LogRadau cannot do, it says.
 
 
-@pytest.mark.xfail(strict=False, reason="the square loss ends between 1e-24 and 1e-26 since the chart has one coordinate")
+@pytest.mark.xfail(strict=False, reason="the square loss ends at 1e-24 to 1e-26 since the chart has one coordinate")
 def test_residuals_at_rounding_level():
     run = lambda decades: gflow.gradient_flow(
         gflow.models.DiagonalNetwork(1, 2, 0.1), np.ones((1, 1)), np.ones(1), loss=gflow.losses.Square(),
