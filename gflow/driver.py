@@ -266,6 +266,8 @@ def advance(
         # What is left is covered along the tangent once its square is below tolerance.
         close = jnp.sqrt(rtol) * 1e-2
         near = jnp.abs(ds) <= close * jnp.minimum(1.0, jnp.abs(reached / slope) if clock.counts_loss else 1.0)
+        # Nothing nearer can be told than the rounding of the outputs, which is what residuals are made of at last.
+        near = near | (jnp.abs(ds * speed) <= 8 * after.sight.rounding)
         landed = whole & near
         lost = whole & ~near & (landing.tries >= _MOST_TRIES)
         ended = y1 + ds * field

@@ -38,7 +38,7 @@ _SENTENCES = {
     ),
     Status.minimum: "The loss cannot fall further: the flow reached the minimum over beta, where the gradient is zero.",
     Status.residual_floor: (
-        "The residuals are at rounding level: float64 cannot hold a smaller square loss (1e-24 to 1e-32 of the squared "
+        "The residuals are at rounding level: float64 cannot hold a smaller square loss (1e-27 to 1e-32 of the squared "
         "targets)."
     ),
     Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
