@@ -73,7 +73,6 @@ def test_against_reference(name, stages):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="log t at gamma = 230 missed by up to 20 rtol at rtol = 1e-10 (beta by 0.1)")
 def test_time_at_tight_tolerances():
     time = {rtol: np.max(observed(PROBLEMS["P1"], rtol, 5)[1]) / rtol for rtol in (1e-10, 1e-11)}
     assert all(v < 10 for v in time.values()), time
@@ -204,16 +203,7 @@ def test_diagonal_regression(depth, scale):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "scale",
-    [
-        1e-6,
-        *(
-            pytest.param(s, marks=pytest.mark.xfail(strict=False, reason="t misses by up to 20 rtol at rtol = 1e-10"))
-            for s in (1e-20, 1e-60)
-        ),
-    ],
-)
+@pytest.mark.parametrize("scale", [1e-6, 1e-20, 1e-60])
 def test_regression_leaves_the_saddle(scale):
     gammas = np.log(2.0) - 2 * np.log1p(-np.array([0.1, 0.5, 0.999]))
     traj = gflow.gradient_flow(

@@ -39,7 +39,7 @@ from .reduction import reduce_rows, Reduction
 _POWER = 1.75
 # The same for time, which feels every error on the way off a saddle or a plateau; late on a classification loss less.
 _TIME_POWER = 1.1
-_TIME_POWER_LATE = 1.3
+_TIME_POWER_LATE = 1.4
 # How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to
 # 0.05 was seen.
 _KINK = 0.05
