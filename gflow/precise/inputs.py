@@ -16,27 +16,23 @@ LOSSES = ("exponential", "logistic", "square")
 
 
 def check_digits(digits: Any) -> int:
-    try:
-        if isinstance(digits, bool):
-            raise TypeError
-        value = operator.index(digits)
-    except TypeError:
-        value = 0
-    if value < 15:
+    if (value := _integer(digits)) < 15:
         raise ValueError(f"digits must be an integer of at least 15, not {digits!r}; gflow.gradient_flow gives fewer.")
     return value
 
 
 def check_depth(depth: Any) -> int:
-    try:
-        if isinstance(depth, bool):
-            raise TypeError
-        value = operator.index(depth)
-    except TypeError:
-        value = 0
-    if value < 2:
+    if (value := _integer(depth)) < 2:
         raise ValueError(f"depth must be an integer of at least 2, not {depth!r}.")
     return value
+
+
+def _integer(value: Any) -> int:
+    """The integer, or 0 for what is none."""
+    try:
+        return 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return 0
 
 
 def check_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:

@@ -43,6 +43,12 @@ _TIME_POWER_LATE = 1.4
 # How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to
 # 0.05 was seen.
 _KINK = 0.05
+# Entries of a Jacobian above which one serves a whole step.
+_LARGE = 20_000
+# Largest Newton system, in unknowns, with the coordinates left in it.
+_LARGEST_FULL = 600
+# Failures after which the continuation is tried, which is dear.
+_PATIENCE = 1
 
 
 class FlowTerm(diffrax.ODETerm):
@@ -51,16 +57,6 @@ class FlowTerm(diffrax.ODETerm):
     @property
     def flow(self) -> Flow:
         return self.vector_field.__self__  # pyright: ignore[reportFunctionMemberAccess]
-
-
-# Entries of a Jacobian above which one serves a whole step.
-_LARGE = 20_000
-# Largest Newton system, in unknowns, with the coordinates left in it.
-_LARGEST_FULL = 600
-
-
-# Failures after which the continuation is tried, which is dear.
-_PATIENCE = 1
 
 
 def _corner(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
@@ -103,7 +99,6 @@ class _State(NamedTuple):
     trial_h: Any
     failures: Int[Array, ""]
     kink: Float[Array, " P+1"]
-    iterations: Int[Array, ""]
     field: Float[Array, " P+1"]
     slope: Float[Array, ""]
 
@@ -162,7 +157,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         rows = lambda v: jnp.broadcast_to(v, (self.stages, *jnp.shape(v)))
         stages = Stages(rows(F * jnp.exp(R)), rows(dual), rows(R), rows(gamma))
         zero, none, still = jnp.zeros(()), jnp.zeros((), int), jnp.zeros_like(y0)
-        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, still, none, still, zero)
+        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, still, still, zero)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -205,9 +200,8 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         kink = jnp.append(h * self._kinks(flow, radau, a[-1], unit, stages, solver_state.stages.dual[-1]), 0.0)
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
-        iterations = solver_state.iterations + solved.iterations
         none = jnp.zeros_like(h), jnp.zeros((), int)
-        state = _State(stages, unit, h, stages, *none, kink, iterations, rates[-1], slopes[-1])
+        state = _State(stages, unit, h, stages, *none, kink, rates[-1], slopes[-1])
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
@@ -240,7 +234,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         other = jax.tree.map(lambda a, b: jnp.where(far, a, b), gentle, corner)
 
         def body(carry):
-            guess, blur, tries, _, iterations = carry
+            guess, blur, tries, _ = carry
             solved = attempt(guess, blur)
             first = tries == 0
             lower = jnp.where(first, jnp.where(far, 0.1, 0.0), blur * jnp.where(blur > 1e-12, 0.1, 1e-4))
@@ -249,13 +243,13 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
             sound = jnp.all(jnp.isfinite(guess.F))
             over = jnp.where(blur == 0, solved.converged | ~first | ~retry, ~sound)
             done = solved.converged & (blur == 0)
-            return guess, jnp.where(over, -1.0, lower), tries + 1, done, iterations + solved.iterations
+            return guess, jnp.where(over, -1.0, lower), tries + 1, done
 
         zero = jnp.zeros(())
-        stages, _, _, converged, iterations = jax.lax.while_loop(
-            lambda carry: carry[1] >= 0, body, (start, zero, jnp.asarray(0), jnp.asarray(False), jnp.asarray(0))
+        stages, _, _, converged = jax.lax.while_loop(
+            lambda carry: carry[1] >= 0, body, (start, zero, jnp.asarray(0), jnp.asarray(False))
         )
-        return Solved(stages, converged, iterations)
+        return Solved(stages, converged)
 
     def _is_large(self, flow: Flow, a: Array) -> bool:
         """Whether Jacobians at every stage and iteration cost more than the iterations that they save."""

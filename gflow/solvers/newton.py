@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ..flow import Flow
 from .reduction import Reduction
@@ -57,11 +57,16 @@ class Linearized(NamedTuple):
 class Solved(NamedTuple):
     stages: Stages
     converged: Bool[Array, ""]
-    iterations: Int[Array, ""]
 
 
 def coordinates(a0: Array, hA: Array, stages: Stages) -> Float[Array, "s P"]:
     return a0[None] + hA @ stages.F
+
+
+def _motion(F: Array, R: Array, pull: Array, length: Array) -> tuple[Array, Array, Array]:
+    """d log rms(F) / dF, and what F and its length miss."""
+    size = jnp.sum(F**2)
+    return F / size, F - jnp.exp(R) * pull, 0.5 * jnp.log(size / F.size) - jnp.log(length)
 
 
 def linearize(
@@ -81,7 +86,7 @@ def linearize(
             miss, by_dual, by_gamma = rows.miss, jnp.diag(rows.by_dual), rows.by_gamma * scale
         else:
             top, miss, by_dual, by_gamma = reduction.rows(chart, a, J, rows, gamma, scale)
-        size = jnp.sum(F**2)
+        toward, miss_F, miss_pace = _motion(F, R, c @ V, length)
         return Linearized(
             hA=hA,
             J=top,
@@ -95,9 +100,9 @@ def linearize(
             sum_miss=rows.sum_miss,
             sum_by_parameter=rows.sum_by_output @ J,
             sum_by_dual=rows.sum_by_dual,
-            toward=F / size,
-            miss_F=F - jnp.exp(R) * (c @ V),
-            miss_pace=0.5 * jnp.log(size / F.size) - jnp.log(length),
+            toward=toward,
+            miss_F=miss_F,
+            miss_pace=miss_pace,
         )
 
     every = jax.vmap(at)(coordinates(a0, hA, stages), *stages)
@@ -248,7 +253,7 @@ def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, length: Array, frozen: Fr
         f, pull = jax.vjp(lambda b: flow.chart.outputs(b, flow.X), a)
         c, dc = flow.loss.pull(dual, flow.y)
         rows = flow.loss.dual_rows(f, flow.y, dual, gamma, blur)
-        size = jnp.sum(F**2)
+        toward, miss_F, miss_pace = _motion(F, R, pull(c)[0], length)
         return _Pulled(
             c=c,
             dc=dc,
@@ -258,9 +263,9 @@ def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, length: Array, frozen: Fr
             sum_miss=rows.sum_miss,
             sum_by_dual=rows.sum_by_dual,
             by_output=jnp.concatenate([jnp.diag(rows.by_output), rows.sum_by_output[None]]),
-            toward=F / size,
-            miss_F=F - jnp.exp(R) * pull(c)[0],
-            miss_pace=0.5 * jnp.log(size / F.size) - jnp.log(length),
+            toward=toward,
+            miss_F=miss_F,
+            miss_pace=miss_pace,
         )
 
     # One stage at a time: the intermediate values of a forward pass are the largest arrays here.
@@ -312,6 +317,6 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
     none = jnp.asarray(jnp.inf)
     # An infinite first size would pass for convergence at once.
     first = jnp.asarray(jnp.finfo(a0.dtype).tiny)
-    stages, iterations, _, remains = jax.lax.while_loop(unfinished, body, (start, jnp.asarray(0), first, none))
+    stages, _, _, remains = jax.lax.while_loop(unfinished, body, (start, jnp.asarray(0), first, none))
     good = (remains < 1.0) & jnp.all(jnp.isfinite(stages.F))
-    return Solved(stages, good, iterations)
+    return Solved(stages, good)
