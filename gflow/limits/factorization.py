@@ -240,7 +240,7 @@ def _flow(t: mpf, y: mpf, N: int, a: mpf) -> mpf:
     if N == 2:
         return mp.sqrt(y / (1 + (y / a**2 - 1) * mp.exp(-2 * y * t)))
     # d - limit falls like e^(-N limit^(2N-2) t), so that as many digits again may cancel.
-    most = mp.ln(10) * (mp.dps + 2)
+    most, small = mp.ln(10) * (mp.dps + 2), mp.eps
     with mp.extradps(mp.dps + _GUARD):
         limit = y ** (mpf(1) / N) if y > 0 else mpf(0)
         if a == limit:
@@ -257,18 +257,19 @@ def _flow(t: mpf, y: mpf, N: int, a: mpf) -> mpf:
             lo *= 2
         while miss(hi) < 0:
             hi *= 2
-        return d(_root(miss, slope, lo, hi))
+        return d(_root(miss, slope, lo, hi, small))
 
 
-def _root(f: Callable, slope: Callable, lo: mpf, hi: mpf) -> mpf:
-    """The root of an increasing function in [lo, hi]: Newton's method, and bisection where it leaves the bracket."""
+def _root(f: Callable, slope: Callable, lo: mpf, hi: mpf, small: mpf) -> mpf:
+    """The root, to within `small`, of an increasing function in [lo, hi]: Newton's method, and bisection where it
+    leaves the bracket."""
     x = (lo + hi) / 2
     for _ in range(20 * mp.dps):
         value = f(x)
         lo, hi = (x, hi) if value < 0 else (lo, x)
         step = value / slope(x)
         ahead = x - step
-        if abs(step) <= mpf(10) ** (3 - mp.dps) * max(1, abs(x)):
+        if abs(step) <= small:
             return ahead
         x = ahead if lo < ahead < hi else (lo + hi) / 2
     raise ArithmeticError("The time could not be inverted to the digits asked for.")
@@ -321,13 +322,13 @@ def _perturbed(t: mpf, y: mpf, N: int, a: mpf, d: mpf) -> mpf:
     # Along x the integrand is smooth, and flat at both ends.
     slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / rate(at(x))
     span = lambda x, z: mp.quad(slope, [x, z], method="gauss-legendre")
-    x, most, passed = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0)
+    x, most, passed, small = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0), mp.eps
     with mp.extradps(int(mp.dps / 2)):
         v = limit
         while x < most:
             ahead = passed + span(x, x + 4)
             if ahead >= t:
-                v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4))
+                v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4, small))
                 break
             x, passed = x + 4, ahead
         return v * other(v) ** (N - 1)
