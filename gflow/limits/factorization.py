@@ -240,7 +240,7 @@ def _flow(t: mpf, y: mpf, N: int, a: mpf) -> mpf:
     if N == 2:
         return mp.sqrt(y / (1 + (y / a**2 - 1) * mp.exp(-2 * y * t)))
     # d - limit falls like e^(-N limit^(2N-2) t), so that as many digits again may cancel.
-    most, small = mp.ln(10) * (mp.dps + 2), mp.eps
+    most, small = mp.ln(10) * (mp.dps + 2), +mp.eps
     with mp.extradps(mp.dps + _GUARD):
         limit = y ** (mpf(1) / N) if y > 0 else mpf(0)
         if a == limit:
@@ -322,7 +322,7 @@ def _perturbed(t: mpf, y: mpf, N: int, a: mpf, d: mpf) -> mpf:
     # Along x the integrand is smooth, and flat at both ends.
     slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / rate(at(x))
     span = lambda x, z: mp.quad(slope, [x, z], method="gauss-legendre")
-    x, most, passed, small = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0), mp.eps
+    x, most, passed, small = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0), +mp.eps
     with mp.extradps(int(mp.dps / 2)):
         v = limit
         while x < most:

@@ -20,8 +20,8 @@ class MatrixFactorization(eqx.Module):
     """The product W = W_N ... W_1 of matrices, all of which are trained.
 
     It maps a vector x of shape (n_0,) to W x of shape (n_N,), as a deep linear network, and a matrix A of shape
-    (n_N, n_0) to the number <A, W> = sum_ij A_ij W_ij, as in matrix sensing. The loss ||W - T||^2 / 2 of a
-    target T that is fully observed is `Square(reduction="sum")` on the samples X = I, y = T^T (see `gflow.observe.everything`).
+    (n_N, n_0) to the number <A, W> = sum_ij A_ij W_ij, as in matrix sensing. The loss ||W - T||^2 / 2 of a target T
+    that is fully observed is `Square(reduction="sum")` on the samples X = I, y = T^T: see `gflow.observe`.
 
     **Arguments:**
 
