@@ -20,6 +20,7 @@ from .clocks import (  # noqa: E402
     TimeClock as TimeClock,
 )
 from .descent import gradient_descent as gradient_descent  # noqa: E402
+from .modified import modified as modified  # noqa: E402
 from .solve import FlowError as FlowError, FlowInterrupted as FlowInterrupted, gradient_flow as gradient_flow  # noqa: E402
 from .solvers import LogRadau as LogRadau  # noqa: E402
 from .status import Status as Status  # noqa: E402

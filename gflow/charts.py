@@ -50,6 +50,10 @@ class AbstractChart(eqx.Module):
         """The straight step that leads from `b` to `a`, as a velocity in the coordinates at `a`."""
         return a - b
 
+    def inverse_metric(self, a: Float[Array, " P"]) -> Float[Array, " P"]:
+        """M^-1 of coordinates that are functions of one parameter each."""
+        return jnp.ones_like(a)
+
     @abc.abstractmethod
     def velocity(self, a: Float[Array, " P"], X: Array, c: Float[Array, " N"]) -> Velocity:
         """Velocity of the coordinates, given c_n = d gamma / d f_n."""

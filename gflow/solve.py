@@ -16,10 +16,11 @@ from jaxtyping import Array, ArrayLike, Float
 from tqdm.auto import tqdm
 
 from . import driver, validate
-from .charts import AbstractChart, chart_of
+from .charts import AbstractChart, chart_of, descent_chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .losses import AbstractLoss, Exponential
+from .modified import ModifiedFlow
 from .solvers import choose, LogRadau, Phase
 from .status import Status
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
@@ -61,6 +62,7 @@ def gradient_flow(
     progress: bool | Callable[[float], None] = False,
     metrics: dict[str, Callable] | None = None,
     resume: Trajectory | None = None,
+    eta: float | Float[Array, ""] | None = None,
 ) -> Trajectory:
     """Integrate the gradient flow d theta / dt = -grad L(theta) of a model on data.
 
@@ -88,6 +90,7 @@ def gradient_flow(
       once: define them outside of loops.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run with the same solver.
+    - `eta`: follow gradient descent with this step size instead, up to O(eta^2): see `gflow.modified`.
 
     **Returns:** a `Trajectory`.
 
@@ -117,7 +120,10 @@ def gradient_flow(
     validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
-    flow = Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
+    if eta is None:
+        flow = Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
+    else:
+        flow = _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save, _gamma(flow))
     earlier = None
     if resume is not None:
@@ -173,6 +179,16 @@ def gradient_flow(
     return judge(traj, throw, concrete)
 
 
+def _modified(
+    model: Any, X: Array, targets: Array, loss: AbstractLoss, observed: Array | None, solver: Any, eta: Any
+) -> ModifiedFlow:
+    if not validate.real(eta) or np.ndim(eta) or (not validate.traced(eta) and not (0 <= eta < math.inf)):
+        raise ValueError(f"eta must be a step size of at least 0, not {eta!r}.")
+    if isinstance(solver, LogRadau):
+        raise ValueError("solver must be an explicit Diffrax solver or None for a modified flow, not LogRadau.")
+    return ModifiedFlow(descent_chart_of(model, observed), X, targets, loss, jnp.asarray(eta, float))
+
+
 def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array, Array | None]:
     """Checked data: X and y as arrays, the targets that are observed in one row, and, where y is masked, their indices
     in the raveled y."""
@@ -181,7 +197,8 @@ def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array,
     observed = None
     if np.ma.is_masked(y):
         observed = jnp.asarray(np.flatnonzero(~np.ma.getmaskarray(y)))
-        y = np.ma.filled(y, 0.0)
+        # Whoever reads all of y must notice.
+        y = np.ma.filled(np.ma.asarray(y, float), np.nan)
     X, y = jnp.asarray(X, float), jnp.asarray(y, float)
     validate.check_model(model, X, y.shape[1:])
     targets = jnp.ravel(y)

@@ -136,6 +136,9 @@ class WeightsChart(AbstractChart):
     def displacement(self, a, b):
         return -jnp.expm1(b - a)
 
+    def inverse_metric(self, a):
+        return jnp.ravel(self.at(a).weights) ** -2.0
+
     def velocity(self, a, X, c):
         unit, top = self._log_powers(a)
         push = X.T @ c

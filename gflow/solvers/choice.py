@@ -37,7 +37,8 @@ def choose(flow: Flow, target: float | None) -> tuple[Phase, ...]:
     explicit, implicit = diffrax.Dopri8(scan_kind="lax"), LogRadau()
     parameters = flow.chart.coordinates().size
     # More samples than parameters: what is solved for is the parameters.
-    if implicit.stages * (min(flow.y.size, parameters) + 2) > _LARGEST_SYSTEM:
+    # The dual variables of LogRadau are those of the loss itself.
+    if type(flow) is not Flow or implicit.stages * (min(flow.y.size, parameters) + 2) > _LARGEST_SYSTEM:
         return (Phase(explicit, None),)
     if flow.chart.linear and isinstance(flow.loss, MarginLoss) and target is not None and target > _FAR:
         return (Phase(implicit, None),)
