@@ -155,3 +155,60 @@ def test_bad_input(name):
 def test_bad_construction(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+# Saddles. Random factors N = 2 of size 2 in a basis that is not that of the target.
+
+TURN = np.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])
+
+
+def escape(scale, eigenvalues, times, throw=True):
+    model = MF.gaussian([2, 2, 2], scale, jax.random.key(1))
+    X, y = gflow.observe.everything((TURN * eigenvalues) @ TURN.T)
+    return model, gflow.gradient_flow(
+        model, X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9, throw=throw
+    )
+
+
+def test_the_first_saddle_from_1e_30():
+    """A target of rank one: w = (w_1 + w_2) / 2 grows like e^(lambda t), and p from |w|^2 like the logistic curve."""
+    times = np.array([20.0, 33.0, 34.0, 35.0, 36.0])
+    model, traj = escape(1e-30, [2.0, 0.0], times)
+    first, second = (np.asarray(W) for W in model.factors)
+    grown = np.sum(((first @ TURN)[:, 0] + (TURN.T @ second)[0]) ** 2) / 4
+    exact = 2.0 / (1.0 + (2.0 / grown - 1.0) * np.exp(-4.0 * times))
+    p = np.einsum("i,sij,j->s", TURN[:, 0], traj.model.product, TURN[:, 0])
+    np.testing.assert_allclose(p, exact, rtol=1e-7)
+
+
+def extended(model, target, times, dt=0.004):
+    """Runge and Kutta's method at 64 bits of mantissa."""
+    W, V = (np.asarray(f).astype(np.longdouble) for f in model.factors)
+    target, t, out = target.astype(np.longdouble), 0.0, []
+    rate = lambda W, V: (V.T @ (target - V @ W), (target - V @ W) @ W.T)
+    for end in times:
+        n = int(np.ceil((end - t) / dt))
+        h = np.longdouble((end - t) / n)
+        for _ in range(n):
+            a, b = rate(W, V)
+            c, d = rate(W + h / 2 * a, V + h / 2 * b)
+            e, f = rate(W + h / 2 * c, V + h / 2 * d)
+            g, k = rate(W + h * e, V + h * f)
+            W, V = W + h / 6 * (a + 2 * c + 2 * e + g), V + h / 6 * (b + 2 * d + 2 * f + k)
+        t = end
+        out.append((V @ W).astype(float))
+    return out
+
+
+def test_two_saddles():
+    """The second is left after a plateau on which its direction is 1e-8 of the first."""
+    times = np.log(1e16) * np.array([0.4, 0.55, 0.95, 1.05, 1.2]) + 1
+    model, traj = escape(1e-16, [2.0, 1.0], times)
+    np.testing.assert_allclose(traj.model.product, extended(model, (TURN * [2, 1]) @ TURN.T, times), atol=1e-7)
+
+
+def test_a_plateau_that_float64_cannot_leave_is_said():
+    """From 1e-30 the second direction is 1e-15 of the first, which hides it."""
+    _, traj = escape(1e-30, [2.0, 1.0], np.array([30.0, 40.0, 55.0, 65.0, 80.0]), throw=False)
+    assert not traj.success and "plateau whose slow exit" in traj.status
+    assert traj.neg_log_loss.shape == (3,) and np.abs(traj.neg_log_loss[-1] - np.log(2.0)) < 1e-12

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 # The names that `gflow reproduce` takes, and the modules that hold the studies.
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {"deep-factorization": "factorization", "discretization": "discretization"}
 
 
 class Claim(NamedTuple):
