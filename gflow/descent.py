@@ -74,7 +74,7 @@ def gradient_descent(
     - `save`: increasing points from the start on, step 0 or time 0 included; the end alone by default.
     - `throw`, `progress`, `metrics`: as in `gradient_flow`; the bar counts steps, or decades of 1/L or t.
     - `resume`: a trajectory of the same descent that was interrupted, used up its steps, or should go further; `steps`
-      counts from its beginning. The iterates are those of an unbroken run, bit for bit.
+      and `save` are those of the whole run. The iterates are those of an unbroken run, bit for bit.
 
     **Returns:** a `Trajectory`, with `step` (S,) beside the fields that it has for a flow. A run that diverges, where
     the next iterate is not finite, ends with the last finite one; its status says since which step the loss was rising.
@@ -437,9 +437,13 @@ def _points(
         raise ValueError("save must be finite and strictly increasing; sort it and drop repeated points.")
     start = float(place.gamma) + 0.0 if clock is not None and clock.counts_loss else 0.0
     if earlier is not None and points.size:
-        done = earlier.step if clock is None else earlier.neg_log_loss if clock.counts_loss else earlier.log_time
-        points = points[len(done) :]
-        start = -np.inf
+        known = len(earlier.neg_log_loss)
+        if clock is None and not np.array_equal(points[points <= int(place.steps)], np.asarray(earlier.step)):
+            raise ValueError(
+                f"save must hold the steps {np.asarray(earlier.step).tolist()} that resume has saved, and beyond "
+                f"step {int(place.steps)} any others, not {points.tolist()}."
+            )
+        points, start = points[known:], -np.inf
     if not np.isfinite(last) or (points.size and points[-1] > last):
         raise ValueError(f"save must not go beyond the end, {label} {last:.6g}, but it holds {points[-1]:.6g}.")
     if (points.size and points[0] < start) or last < start:

@@ -20,11 +20,11 @@ def eigenvalues(ds: xr.Dataset) -> Any:
         one = ds.sel(depth=depth)
         for k, value in enumerate(ds.eigenvalue.values):
             ax.plot(one.time, one.exact[:, k], color=COLOURS[k], lw=1.5, label=f"λ = {value:g}")
-            ax.plot(one.time[::4], one.descent[::4, k], "o", color=COLOURS[k], ms=3.5)
+            ax.plot(one.time[::5], one.descent[::5, k], "o", color=COLOURS[k], ms=3.5)
             ax.axvline(float(one.learned[k]), color=COLOURS[k], ls=":", lw=1.2)
         ax.set(xlabel="time t, or η times step", ylabel="eigenvalue of the product", title=f"depth N = {depth}")
-    axes[0, 0].legend(fontsize=8, title="line: closed form of the flow\ndots: descent\ndotted: predicted p = λ/2",
-                      title_fontsize=8)  # fmt: skip
+    axes[0, 1].legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.72), title_fontsize=8,
+                      title="line: closed form of the flow\ndots: descent\ndotted: predicted p = λ/2")  # fmt: skip
     return figure
 
 
@@ -40,7 +40,7 @@ def effective_rank(ds: xr.Dataset) -> Any:
         ax.plot(one.time, one["rank"], color="black", lw=1.2)
         ax.set(xlabel="time t = η times step", ylabel="effective rank of the product", title=f"depth N = {depth}",
                ylim=(0.9, 2.2))  # fmt: skip
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 1].legend(fontsize=8)
     return figure
 
 
