@@ -186,7 +186,11 @@ def _modified(
         raise ValueError(f"eta must be a step size of at least 0, not {eta!r}.")
     if isinstance(solver, LogRadau):
         raise ValueError("solver must be an explicit Diffrax solver or None for a modified flow, not LogRadau.")
-    return ModifiedFlow(descent_chart_of(model, observed), X, targets, loss, jnp.asarray(eta, float))
+    chart = descent_chart_of(model, observed)
+    if not hasattr(model, "descent_chart"):
+        # The same chart, with a unit of length for a start at zero.
+        chart = chart_of(model, X, targets, loss, observed)
+    return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
 
 
 def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array, Array | None]:

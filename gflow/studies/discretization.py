@@ -133,7 +133,7 @@ def edge(quick: bool = False, report: Callable[[float], None] = lambda done: Non
         model, one, np.ones(1), loss=_SUM, clock=TimeClock(), save=np.geomspace(1e-3, 20.0, 60), metrics=seen
     )
     report(0.4)
-    rows, etas = [], [0.02, 0.04, 0.06, 0.08, 0.1]
+    rows, etas = [], [0.02, 0.03, 0.04, 0.05, 0.06]
     save = np.unique(np.geomspace(1, 60_000, 80).round())
     for n, eta in enumerate(etas):
         down = gradient_descent(
