@@ -102,10 +102,10 @@ def gradient_descent(
     """
     X, y, targets, observed = prepare(model, X, y, loss)
     validate.check_metrics(metrics, resume)
-    step, momentum = _check(step, steps, momentum, normalize)
+    step, inertia = _check(step, steps, momentum, normalize)
     _check_batch(batch_size, key, X, observed)
     flow = Flow(descent_chart_of(model, observed), X, targets, loss)
-    rule = Rule(flow, step, momentum, normalize, batch_size, key)
+    rule = Rule(flow, step, inertia, normalize, batch_size, key)
     earlier = None
     if resume is None:
         place = _start(rule)
@@ -113,7 +113,7 @@ def gradient_descent(
         place = _resumed(resume, rule, clock, steps)
         earlier = resume if int(resume.status_code) == Status.success else without_last_row(resume)
     points, count = _points(clock, stop, save, steps, place, earlier)
-    concrete = not validate.traced(model, X, y, step, points, momentum, key)
+    concrete = not validate.traced(model, X, y, step, points, inertia, key)
     aims = points if clock is None else clock.inner(points)
     rows = _empty_rows(points.shape[0], place.coordinates.size)
     limit = jnp.asarray(steps, int)
@@ -150,7 +150,7 @@ class Rule(eqx.Module):
         return self.step[k] if self.step.ndim else self.step
 
     def shuffled(self, epoch: Int[Array, ""]) -> Int[Array, " N"] | None:
-        if self.batch_size is None:
+        if self.batch_size is None or self.key is None:
             return None
         return jax.random.permutation(jax.random.fold_in(self.key, epoch), self.flow.X.shape[0])
 
@@ -230,7 +230,7 @@ def _code(status: Any) -> Int[Array, ""]:
 
 
 def _displacement(rule: Rule, here: Place) -> Array:
-    if rule.momentum is None:
+    if rule.momentum is None or here.previous is None:
         return here.move
     return here.move + rule.momentum * rule.flow.chart.displacement(here.coordinates, here.previous)
 
@@ -365,11 +365,11 @@ def _bar(clock: AbstractClock | None, end: Any, progress: bool | Callable[[float
         return
     with tqdm(total=int(end), unit=" steps") as bar:
 
-        def report(place: Place) -> None:
+        def count(place: Place) -> None:
             bar.n = int(place.steps)
             bar.refresh()
 
-        yield report
+        yield count
 
 
 # Input

@@ -16,9 +16,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import mpmath
 import numpy as np
-from mpmath import mp, mpf
+from mpmath import mpf
 
+# Its functions are made at import, where type checkers do not see them.
+mp: Any = mpmath.mp
 # Digits carried beyond those asked for.
 _GUARD = 15
 
@@ -228,7 +231,7 @@ def step_bound(target: float, depth: int, scale: float) -> float:
 # The formulas, in mpmath at working precision
 
 
-def _flow(t: mpf, y: mpf, N: int, a: mpf) -> mpf:
+def _flow(t: Any, y: Any, N: int, a: Any) -> Any:
     if t < 0 or a <= 0:
         raise ValueError(f"time must not be negative and scale must be positive, not {mp.nstr(t)} and {mp.nstr(a)}.")
     if t == 0:
@@ -260,7 +263,7 @@ def _flow(t: mpf, y: mpf, N: int, a: mpf) -> mpf:
         return d(_root(miss, slope, lo, hi, small))
 
 
-def _root(f: Callable, slope: Callable, lo: mpf, hi: mpf, small: mpf) -> mpf:
+def _root(f: Callable, slope: Callable, lo: Any, hi: Any, small: Any) -> Any:
     """The root, to within `small`, of an increasing function in [lo, hi]: Newton's method, and bisection where it
     leaves the bracket."""
     x = (lo + hi) / 2
@@ -275,7 +278,7 @@ def _root(f: Callable, slope: Callable, lo: mpf, hi: mpf, small: mpf) -> mpf:
     raise ArithmeticError("The time could not be inverted to the digits asked for.")
 
 
-def _time(d: mpf, y: mpf, N: int, a: mpf) -> mpf:
+def _time(d: Any, y: Any, N: int, a: Any) -> Any:
     if d == a:
         return mpf(0)
     # The share of the way to the limit that is left: nan for what d does not pass.
@@ -296,7 +299,7 @@ def _time(d: mpf, y: mpf, N: int, a: mpf) -> mpf:
     return ((a ** (2 - N) - d ** (2 - N)) / (N - 2) + phi(d) - phi(a)) / y
 
 
-def _imbalanced(t: mpf, y: mpf, a: mpf, d: mpf) -> mpf:
+def _imbalanced(t: Any, y: Any, a: Any, d: Any) -> Any:
     D = abs(d**2 - a**2)
     if D == 0:
         if a == d:
@@ -313,7 +316,7 @@ def _imbalanced(t: mpf, y: mpf, a: mpf, d: mpf) -> mpf:
         return D / 4 * (E - 1 / E)
 
 
-def _perturbed(t: mpf, y: mpf, N: int, a: mpf, d: mpf) -> mpf:
+def _perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
     if not 0 < a < d:
         raise ValueError(f"first and others must have 0 < first < others, not {mp.nstr(a)} and {mp.nstr(d)}.")
     D = d**2 - a**2
@@ -351,7 +354,7 @@ def _each(formula: Callable, digits: int | None, **named: Any) -> Any:
     return out if out.ndim else out[()]
 
 
-def _number(name: str, value: Any) -> mpf:
+def _number(name: str, value: Any) -> Any:
     try:
         number = mpf(value.item() if isinstance(value, np.generic) or hasattr(value, "item") else value)
     except (TypeError, ValueError):
