@@ -22,7 +22,7 @@ from .charts import descent_chart_of
 from .clocks import AbstractClock
 from .flow import Flow
 from .losses import AbstractLoss, Exponential
-from .solve import decade_bar, in_chunks, judge, measure, models_at, prepare
+from .solve import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from .status import Status
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
 
@@ -349,7 +349,7 @@ def _collect(
     models = models_at(flow.chart, coordinates)
     stats = {"steps": place.steps, "rejections": jnp.zeros((), int), "seconds": jnp.asarray(seconds)}
     return Trajectory(
-        models, flow.chart.at(last), _gammas(flow, coordinates), log_time, measured(models), place.status, stats, clock,
+        models, model_at(flow.chart, last), _gammas(flow, coordinates), log_time, measured(models), place.status, stats, clock,
         flow, place, step,
     )  # fmt: skip
 

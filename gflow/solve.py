@@ -300,8 +300,14 @@ def _collect(
     models = models_at(flow.chart, coordinates)
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
     return Trajectory(
-        models, flow.chart.at(last), gamma, log_time, measured(models), position.status, stats, clock, flow, position
-    )
+        models, model_at(flow.chart, last), gamma, log_time, measured(models), position.status, stats, clock, flow,
+        position,
+    )  # fmt: skip
+
+
+@eqx.filter_jit
+def model_at(chart: AbstractChart, coordinates: Array) -> Any:
+    return chart.at(coordinates)
 
 
 @eqx.filter_jit
