@@ -349,8 +349,8 @@ def _collect(
     models = models_at(flow.chart, coordinates)
     stats = {"steps": place.steps, "rejections": jnp.zeros((), int), "seconds": jnp.asarray(seconds)}
     return Trajectory(
-        models, model_at(flow.chart, last), _gammas(flow, coordinates), log_time, measured(models), place.status, stats, clock,
-        flow, place, step,
+        models, model_at(flow.chart, last), _gammas(flow, coordinates), log_time, measured(models), place.status, stats,
+        clock, flow, place, step,
     )  # fmt: skip
 
 
