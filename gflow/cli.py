@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .studies.report import STUDIES
+
     parser = argparse.ArgumentParser(prog="gflow", description="Gradient flow to losses like 1e-1000.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -46,6 +48,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-standardize", action="store_true", help="leave the columns as they are")
     command.add_argument("--out", type=Path, default=Path("transition-output"), help="folder for the results")
     command.set_defaults(run=_transition)
+    command = commands.add_parser(
+        "reproduce",
+        help="the claims of a paper, computed",
+        description="Compute the claims of a paper. Writes one page with verdicts, netCDF files, and figures as PNG "
+        "and SVG. An interrupted run goes on from the finished parts.",
+    )
+    command.add_argument("study", help=f"{', '.join(STUDIES)}, or all")
+    command.add_argument("--quick", action="store_true", help="a small version, for a first look")
+    command.add_argument("--out", type=Path, default=Path("reproduce-output"), help="folder for the results")
+    command.set_defaults(run=_reproduce)
     return parser
 
 
@@ -78,10 +90,7 @@ def _transition(options: argparse.Namespace) -> None:
         intercept=False if options.no_intercept else None,
         standardize=False if options.no_standardize else None,
     )
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {options.out} cannot be made a folder ({error.strerror}); name another.") from error
+    _make_folder(options.out)
     loss = losses.Logistic() if options.loss == "logistic" else losses.Exponential()
     print(data)
     flows = len(options.depth) * options.scales.size
@@ -117,6 +126,41 @@ def _transition(options: argparse.Namespace) -> None:
         for code in codes:
             print(f"  {int((ds.status == code).sum())}: {Status(code).sentence}", file=sys.stderr)
         sys.exit(1)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    _cache_compilations()
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    if importlib.util.find_spec("h5netcdf") is None:
+        raise ImportError("gflow reproduce writes netCDF files and needs h5netcdf; install gflow[cli].")
+    from tqdm.auto import tqdm
+
+    from .studies import report
+
+    names = list(report.STUDIES) if options.study == "all" else [options.study]
+    for study in [report.load(name) for name in names]:
+        _make_folder(options.out)
+        began = time.perf_counter()
+        with tqdm(total=100.0, bar_format="{l_bar}{bar}| [{elapsed}<{remaining}]") as bar:
+
+            def move(part: str, fraction: float, bar: tqdm = bar) -> None:
+                bar.set_description(part, refresh=False)
+                bar.n = round(100.0 * fraction, 1)
+                bar.refresh()
+
+            claims = report.reproduce(study, options.out, quick=options.quick, progress=move)
+        print(f"\n{study.title}\n")
+        for claim in claims:
+            print(f"{report.verdict(claim).ljust(14)} {claim.text}: {claim.measurement} (predicted {claim.prediction})")
+        held = f"{sum(claim.holds for claim in claims)} of {len(claims)} claims hold"
+        print(f"\n{time.perf_counter() - began:.1f} s. {held}: {options.out / study.name}.html")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be made a folder ({error.strerror}); name another.") from error
 
 
 class _Bar:

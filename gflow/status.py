@@ -16,6 +16,9 @@ class Status(enum.IntEnum):
     minimum = 7
     interrupted = 8
     bad_points = 9
+    steps_used = 20
+    diverged = 21
+    left_chart = 22
 
     @property
     def sentence(self) -> str:
@@ -42,5 +45,13 @@ _SENTENCES = {
         "targets)."
     ),
     Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
+    Status.steps_used: "The descent used up its steps before the stop; raise steps, or resume it.",
+    Status.diverged: (
+        "The descent diverged: the next step leads to a loss or parameters that are not finite; lower the step size."
+    ),
+    Status.left_chart: (
+        "The next step of the descent carries a weight of the network through zero, which its logarithmic coordinates "
+        "cannot hold; lower the step size."
+    ),
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

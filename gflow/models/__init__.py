@@ -1,4 +1,5 @@
 """Equinox modules of the papers."""
 
 from .diagonal import DiagonalNetwork as DiagonalNetwork
+from .factorization import MatrixFactorization as MatrixFactorization
 from .linear import LinearModel as LinearModel
