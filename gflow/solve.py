@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,6 +19,10 @@ from . import driver, validate
 from .charts import chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
+from .kinks import loop as kinks_loop
+from .kinks.chart import piecewise_chart
+from .kinks.events import EventLog, join_logs
+from .kinks.layer import check_layer, declared, kink_slope
 from .losses import AbstractLoss, Exponential
 from .solvers import choose, LogRadau, Phase
 from .status import Status
@@ -60,6 +64,7 @@ def gradient_flow(
     progress: bool | Callable[[float], None] = False,
     metrics: dict[str, Callable] | None = None,
     resume: Trajectory | None = None,
+    at_kink: str | float = "leave",
 ) -> Trajectory:
     """Integrate the gradient flow d theta / dt = -grad L(theta) of a model on data.
 
@@ -85,6 +90,10 @@ def gradient_flow(
       once: define them outside of loops.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run with the same solver.
+    - `at_kink`: for models that declare their kinks (see `gflow.kinks`), how the flow goes on where that is not
+      determined (a start on a kink that repels or at weights of zero, an output weight that passes through zero while
+      its neuron slides): "leave", to the side that a smoothed activation selects; "stay"; or the slope of the
+      activation at zero, as a number. Events at which this made a difference have `unique=False`.
 
     **Returns:** a `Trajectory`.
 
@@ -117,7 +126,12 @@ def gradient_flow(
     validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
-    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
+    if declared(model):
+        check_layer(model, X)
+        engine, chart = _PIECEWISE, piecewise_chart(model, X, y, loss, kink_slope(at_kink, model.hidden_layer()))
+    else:
+        engine, chart = _SMOOTH, chart_of(model, X, y, loss)
+    flow = Flow(chart, X, y, loss)
     validate.check_points(clock, stop, save, _gamma(flow))
     earlier = None
     if resume is not None:
@@ -126,6 +140,7 @@ def gradient_flow(
     end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
     validate.check_separable(model, X, y, loss, clock, end)
 
+    logs: list[EventLog] = []
     points = jnp.asarray([end] if save is None else save, float)
     count = points.shape[0]
     if save is not None:
@@ -137,45 +152,58 @@ def gradient_flow(
     began = time.perf_counter()
     taken = 0
     if resume is None:
-        position = _start(flow, phases[0].solver, rtol)
+        position = engine.start(flow, phases[0].solver, rtol)
     else:
         position = _with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
         if isinstance(position.solver, LogRadau.State):
             phases = phases[-1:]
     if not concrete:
-        position = driver.refuse_points(position, clock, targets)
+        position = engine.refuse_points(position, clock, targets)
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
     with _bar(clock, end, progress if concrete else False) as report:
-        run = lambda p, s, budget, solver, steps: _advance(
+        run = lambda p, s, budget, solver, steps: engine.advance(
             flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), steps
         )
         for k, phase in enumerate(phases):
             if k > 0:
                 if concrete and (int(position.status) != Status.max_steps or _taken(position) >= int(limit)):
                     break
-                position = _change_solver(flow, position, phase.solver, rtol)
+                position = engine.change_solver(flow, position, phase.solver, rtol)
             steps = limit if phase.steps is None else jnp.minimum(limit, phase.steps)
             onward = functools.partial(run, solver=phase.solver, steps=steps)
             if not concrete:
                 position, saves = onward(position, saves, max_steps)
             elif _taken(position) < int(steps):
-                position, saves = _in_chunks(onward, position, saves, report)
+                position, saves = _in_chunks(onward, position, saves, report, logs)
             else:
                 position = _with_status(position, Status.max_steps)
     if not concrete or int(position.status) == Status.step_too_small:
-        position, saves = _conclude(flow, position, saves, clock, targets)
-    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
+        position, saves = engine.conclude(flow, position, saves, clock, targets)
+    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics, logs)
     if earlier is not None:
         traj = concatenate(earlier, traj)
     return _judge(traj, throw, concrete)
 
 
-_start = eqx.filter_jit(driver.start)
-_change_solver = eqx.filter_jit(driver.change_solver)
-_advance = eqx.filter_jit(driver.advance)
-_conclude = eqx.filter_jit(driver.conclude)
+class _Engine(NamedTuple):
+    """What takes the steps."""
+
+    start: Callable
+    change_solver: Callable
+    advance: Callable
+    conclude: Callable
+    refuse_points: Callable
+
+    @classmethod
+    def of(cls, module: Any) -> "_Engine":
+        compiled = (module.start, module.change_solver, module.advance, module.conclude)
+        return cls(*map(eqx.filter_jit, compiled), module.refuse_points)
+
+
+_SMOOTH = _Engine.of(driver)
+_PIECEWISE = _Engine.of(kinks_loop)
 
 
 @eqx.filter_jit
@@ -199,19 +227,28 @@ def _with_status(position: Any, status: Status) -> Any:
     return eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(status), int))
 
 
-def _in_chunks(run: Callable, position: Any, saves: Any, report: Callable) -> Any:
-    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
+def _in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog]) -> Any:
+    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard. Events are taken
+    out of the position into `logs`."""
     budget = 500
     try:
         while int(position.status) == Status.running:
             began = time.perf_counter()
             position, saves = run(position, saves, budget)
+            position = _take_events(position, logs)
             report(position)
             if time.perf_counter() - began < 0.1:
                 budget = min(2 * budget, 1_000_000)
     except KeyboardInterrupt:
         position = _with_status(position, Status.interrupted)
     return position, saves
+
+
+def _take_events(position: Any, logs: list[EventLog]) -> Any:
+    if not isinstance(position, kinks_loop.Position):
+        return position
+    logs.append(join_logs([position.log]))
+    return eqx.tree_at(lambda p: p.log, position, position.log.emptied())
 
 
 @contextlib.contextmanager
@@ -244,7 +281,8 @@ def _inner(position: Any, clock: AbstractClock) -> float:
 
 
 def _collect(
-    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, metrics: Any
+    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, metrics: Any,
+    logs: list[EventLog],
 ) -> Trajectory:
     coordinates, gamma, log_time = saves.coordinates, saves.gamma, saves.log_time
     last = coordinates[-1]
@@ -263,8 +301,9 @@ def _collect(
     models = _models(flow, coordinates)
     measured = {name: _measure(fn, models, flow) for name, fn in (metrics or {}).items()}
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
+    log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
-        models, flow.chart.at(last), gamma, log_time, measured, position.status, stats, clock, flow, position
+        models, flow.chart.at(last), gamma, log_time, measured, position.status, stats, clock, flow, position, log
     )
 
 

@@ -16,6 +16,7 @@ class Status(enum.IntEnum):
     minimum = 7
     interrupted = 8
     bad_points = 9
+    kinks_meet = 10
 
     @property
     def sentence(self) -> str:
@@ -42,5 +43,9 @@ _SENTENCES = {
         "targets)."
     ),
     Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
+    Status.kinks_meet: (
+        "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed further; "
+        "move the data a little."
+    ),
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from .clocks import AbstractClock
 from .driver import Position
 from .flow import Flow
+from .kinks.events import join_logs
 from .status import Status
 
 
@@ -41,6 +42,16 @@ class Trajectory(eqx.Module):
     clock: AbstractClock
     flow: Flow
     position: Position
+    log: Any = None
+
+    @property
+    def events(self) -> Any:
+        """Of a model that declares its kinks, what happened at them: a list of `gflow.kinks.Event` in order of time.
+
+        Inside a JAX transformation and after `vmap`, arrays instead, of which the first `count` rows count."""
+        if self.log is None:
+            return []
+        return self.log.records() if _is_concrete_scalar(self.log.count) else self.log
 
     @property
     def success(self) -> Any:
@@ -129,6 +140,8 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     join = lambda a, b: jnp.concatenate([a, b])
     arrays = lambda t: eqx.partition(t.model, eqx.is_array)
     model = eqx.combine(jax.tree.map(join, arrays(first)[0], arrays(second)[0]), arrays(second)[1])
+    if first.log is not None:
+        second = eqx.tree_at(lambda t: t.log, second, join_logs([first.log, second.log]))
     return eqx.tree_at(
         lambda t: (t.model, t.neg_log_loss, t.log_time, t.metrics),
         second,

@@ -2,3 +2,4 @@
 
 from .diagonal import DiagonalNetwork as DiagonalNetwork
 from .linear import LinearModel as LinearModel
+from .two_layer import ReLUNeuron as ReLUNeuron, TwoLayerNetwork as TwoLayerNetwork

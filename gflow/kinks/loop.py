@@ -1,0 +1,274 @@
+"""The loop of a flow with kinks: one step of a Diffrax solver on a fixed pattern at a time, up to the next event.
+
+An accepted step is looked over for events by the cubics through the slacks and their derivatives at its ends. The first
+one is located on the dense output; if that is not accurate enough there, the step is repeated up to it. Then the pattern
+of one neuron changes, and nothing else is computed anew. Same functions as `gflow.driver`, for `gflow.gradient_flow`.
+"""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import driver
+from ..clocks import AbstractClock
+from ..driver import Saves
+from ..flow import Flow
+from ..losses import Square
+from ..solvers import FlowTerm, StepControl
+from ..status import Status
+from .chart import Pattern, PiecewiseChart
+from .events import at_start, decide, Decision, empty_log, EventLog, first_event, slack_of, Watch, watch
+
+_EPS = float(jnp.finfo(jnp.float64).eps)
+# The dense output serves so near to the ends of a step, where its error is of second order in the distance. A step is
+# repeated up to a little beyond the event, so that it is found again.
+_NEAR = 1e-5
+_BEYOND = 1e-6
+# Events closer than this, relative to the scale of the slack, happen at once.
+_TIE = 4 * _EPS
+
+
+class Position(driver.Position):
+    """Where the integration stands, and the pattern it is on."""
+
+    pattern: Pattern
+    armed: Bool[Array, "3 m k"]
+    watch: Watch
+    log: EventLog
+
+
+def at(flow: Flow, position: Any) -> Flow:
+    """The flow on the pattern of the position."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    return eqx.tree_at(lambda f: f.chart, flow, chart.on(position.pattern))
+
+
+def start(flow: Flow, solver: Any, rtol: Array) -> Position:
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    # An event moves with the parameters, which the loop does not differentiate.
+    a = eqxi.nondifferentiable(chart.coordinates(), name="the flow of a network with kinks")
+    v, output = chart.split(a)
+    m, k = chart.pattern.sides.shape
+    signs = jnp.sign(v @ chart.directions.T).astype(jnp.int8)
+    chart = chart.on(Pattern(jnp.where(signs == 0, jnp.int8(1), signs), chart.pattern.holds))
+    p, n = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
+    every = jax.lax.map(lambda one: at_start(chart, *one, p, n), (v, jnp.broadcast_to(output, (m,))))
+    pattern = Pattern(every.sides.astype(jnp.int8), every.holds)
+    flow = eqx.tree_at(lambda f: f.chart, flow, chart.on(pattern))
+    base = driver.start(flow, solver, rtol)
+    log = empty_log(m * k)
+
+    def note(j, log):
+        row = every.sides[j]
+        kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where(row > 0, 0, 1))
+        return log.add(signs[j] == 0, -jnp.inf, base.gamma, j, chart.samples, kinds, every.unique[j])
+
+    log = jax.lax.fori_loop(0, m, note, log)
+    seen = watch(flow, a)
+    status = jnp.where(jnp.any(every.dependent), int(Status.kinks_meet), base.status)
+    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    fields["status"] = driver._code(status)
+    return Position(**fields, pattern=pattern, armed=seen.armed, watch=seen, log=log)
+
+
+def advance(
+    flow: Flow,
+    position: Position,
+    saves: Saves,
+    clock: AbstractClock,
+    targets: Float[Array, " S"],
+    solver: Any,
+    rtol: Float[Array, ""],
+    budget: Int[Array, ""],
+    max_steps: Int[Array, ""],
+) -> tuple[Position, Saves]:
+    """Take up to `budget` steps, or stop where the last of `targets` (inner coordinates of `clock`) is passed."""
+    whole = flow
+    zero = jnp.zeros(())
+    last = targets.shape[0]
+    until = position.steps + position.rejected + budget
+    order = driver._order(solver, FlowTerm(flow.field))
+
+    def value(flow, state, gauge):
+        return flow.gamma(state[:-1]) if clock.counts_loss else flow.log_time(state, gauge)
+
+    def distance(reached, target):
+        return reached - target if clock.counts_loss else jnp.expm1(reached - target)
+
+    def take(flow, p, h):
+        return solver.step(FlowTerm(flow.field), zero, h, p.state, p.gauge, p.solver, made_jump=p.restart)
+
+    def body(carry):
+        p, saves = carry
+        flow = at(whole, p)
+        y1, e, dense, solver_state, result = take(flow, p, p.h)
+        along = solver.interpolation_cls(t0=zero, t1=p.h, **dense).evaluate
+        e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
+        size, sight = flow.error(e, p.state, p.sight, y1)
+        size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
+        keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
+        seen = watch(flow, y1[:-1])
+        hit, x, index, slope = first_event(p.watch, seen, p.h, p.armed)
+        hit = hit & keep
+        x, state, found = _locate(flow, along, p, y1, hit, x, index, slope)
+        sharp = found & (jnp.minimum(x, 1.0 - x) <= _NEAR)
+        lands, repeat = hit & sharp, hit & ~sharp
+        sight = jax.lax.cond(lands, lambda: flow.sight(state[:-1]), lambda: sight)
+        # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
+        noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
+        rises = keep & ~repeat & ~(sight.gamma >= p.gamma - noise)
+        keep = keep & ~repeat & ~rises
+        h_next = jnp.where(rises, 0.3 * p.h, jnp.where(repeat, jnp.where(found, x * (1.0 + _BEYOND), jnp.minimum(x, 0.5)) * p.h, h_next))
+        extent = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
+        stalled = ~keep & ~repeat & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent)
+        stalled = stalled | (h_next < 1e-300)
+        if isinstance(flow.loss, Square):
+            stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
+        status = driver._code(jnp.where(stalled, int(Status.step_too_small), int(Status.running)))
+        far = keep & (jnp.abs(jnp.log(state[-1])) > driver._GAUGE_RANGE)
+        shift = jnp.where(far, jnp.log(state[-1]), 0.0)
+        after = eqx.tree_at(
+            lambda q: (q.state, q.gauge, q.sight, q.h, q.control, q.solver, q.restart, q.steps, q.status)
+            + (q.armed, q.watch),
+            p,
+            (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, h_next, control, solver_state)
+            + (lands | far, p.steps + 1, status, p.armed | seen.armed, seen),
+        )
+        retry = eqx.tree_at(
+            lambda q: (q.h, q.control, q.rejected, q.status),
+            p,
+            (h_next, control, p.rejected + 1, status),
+        )
+
+        def land(saves):
+            """Saves that are passed on the way to `after`."""
+
+            def root(target):
+                even = (lambda v: jnp.arcsinh(v)) if clock.counts_loss else (lambda v: v)
+                reach = jnp.where(lands, x, 1.0) * p.h
+                f = lambda u: distance(even(value(flow, along(u * reach), p.gauge)), even(target))
+                return reach * driver._root(f)
+
+            def closer(s):
+                y = take(flow, p, s)[0]
+                field, rate = driver._rates(flow, y, p.gauge)
+                speed = rate if clock.counts_loss else field[-1] / y[-1] + rate
+                ds = (targets[saves.filled] - value(flow, y, p.gauge)) / speed
+                ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < s), ds, 0.0)
+                return s + ds, y + ds * field
+
+            s = root(targets[saves.filled])
+            _, ended = jax.lax.fori_loop(0, 2, lambda _, c: closer(c[0]), (s, p.state))
+            put = lambda rows, v: rows.at[saves.filled].set(v, mode="drop")
+            return Saves(
+                put(saves.coordinates, ended[:-1]),
+                put(saves.gamma, flow.gamma(ended[:-1])),
+                put(saves.log_time, flow.log_time(ended, p.gauge)),
+                saves.filled + 1,
+            )
+
+        here = value(flow, after.state, after.gauge)
+        passed = lambda s: keep & (s.filled < last) & (distance(here, targets[jnp.minimum(s.filled, last - 1)]) >= 0)
+        saves = jax.lax.while_loop(passed, land, saves)
+        done = saves.filled == last
+        # A step that passes the stop is not kept: whoever resumes repeats it.
+        p = driver._pick(done, p, driver._pick(keep, after, retry))
+        p = driver._with(p, jnp.where(done, int(Status.success), p.status))
+        p = _meet(whole, p, keep & ~done, lands, index)
+        out = (p.status == Status.running) & (p.steps + p.rejected >= max_steps)
+        return driver._with(p, jnp.where(out, int(Status.max_steps), p.status)), saves
+
+    def unfinished(carry):
+        p, _ = carry
+        return (p.status == Status.running) & (p.steps + p.rejected < until) & (p.log.count < p.log.room)
+
+    return jax.lax.while_loop(unfinished, body, (position, saves))
+
+
+def _locate(flow: Flow, along: Any, p: Position, y1: Array, hit: Array, x: Array, index: tuple, slope: Array):
+    """The event, found on the cubic of its slack, on the dense output: where, as a share of the step, the state, and
+    whether it was found."""
+
+    h = p.h
+    rounding = _TIE * p.watch.scale[index[0], index[1], 0]
+
+    def closer(carry):
+        x, _, n = carry
+        slack = slack_of(flow, along(x * h)[:-1], index)
+        moved = jnp.clip(x - slack / slope, 0.0, 1.0)
+        return moved, jnp.where(jnp.abs(slack) <= rounding, 0.0, jnp.abs(moved - x)), n + 1
+
+    unfinished = lambda carry: (carry[1] > 1e-13) & (carry[2] < 8)
+    root, dx, _ = jax.lax.while_loop(unfinished, closer, (x, jnp.where(hit, jnp.inf, 0.0), 0))
+    found = dx <= 1e-13
+    return jnp.where(found, root, x), jax.lax.cond(hit, lambda: along(root * h), lambda: y1), found
+
+
+def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> Position:
+    """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time."""
+
+    def at_once(p: Position):
+        w = p.watch
+        now = p.armed & (w.slack <= _TIE * w.scale) & (w.drift < 0)
+        return jnp.any(now), jnp.unravel_index(jnp.argmax(now), now.shape)
+
+    def body(carry):
+        p, _, (kind, j, k) = carry
+        flow = at(whole, p)
+        chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+        a = p.state[:-1]
+        v, output = chart.split(a)
+        sides = p.pattern.sides[j].astype(int)
+        this, slides = jnp.arange(sides.size) == k, sides == 0
+        turns, stays = (kind == 0) & slides[k], chart.at_kink < 0
+        # Which way mu moves between the pulls of the two sides: a kink that turns to repel is left to the other one.
+        w = p.watch
+        growth = w.drift[2, j] * w.slack[1, j] - w.slack[2, j] * w.drift[1, j]
+        left = jnp.where(this & (kind == 1), 1, jnp.where(this & (kind == 2), -1, sides))
+        left = jnp.where(turns & ~stays & slides, jnp.where(growth > 0, -1, 1), left)
+        met = this & (kind == 0) & ~slides
+        pulls = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
+        new: Decision = decide(chart, v[j], output[j], left, met, *pulls)
+        kinds = jnp.where(slides, jnp.where(new.sides > 0, 3, 4), jnp.where(new.sides > 0, 0, 1))
+        kinds = jnp.where(new.sides == 0, jnp.where(slides, 5, 2), kinds)
+        changed = (new.sides != sides) | (turns & stays & slides)
+        log_time = flow.log_time(p.state, p.gauge)
+        log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns)
+        pattern = Pattern(
+            p.pattern.sides.at[j].set(new.sides.astype(jnp.int8)), p.pattern.holds.at[j].set(new.holds)
+        )
+        state = jnp.append(chart.join(v.at[j].set(new.v), output), p.state[-1])
+        seen = watch(eqx.tree_at(lambda f: f.chart, whole, chart.on(pattern)), state[:-1])
+        armed = p.armed.at[:, j].set(seen.armed[:, j])
+        status = driver._code(jnp.where(new.dependent, int(Status.kinks_meet), p.status))
+        p = eqx.tree_at(
+            lambda q: (q.state, q.pattern, q.armed, q.watch, q.log, q.status),
+            p,
+            (state, pattern, armed, seen, log, status),
+        )
+        more, following = at_once(p)
+        return p, more & ~new.dependent, following
+
+    tied, other = at_once(p)
+    index = tuple(jnp.where(hit, i, j) for i, j in zip(index, other, strict=True))
+    return jax.lax.while_loop(lambda carry: carry[1], body, (p, moved & (hit | tied), index))[0]
+
+
+def refuse_points(position: Position, clock: AbstractClock, targets: Array) -> Position:
+    """As that of `gflow.driver`. Nobody can empty the log inside of a JAX transformation: it keeps what it has room
+    for, and counts on."""
+    position = driver.refuse_points(position, clock, targets)
+    return eqx.tree_at(lambda p: p.log.room, position, jnp.asarray(jnp.iinfo(int).max))
+
+
+def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> Position:
+    return driver.change_solver(at(flow, position), position, solver, rtol)  # pyright: ignore[reportReturnType]
+
+
+def conclude(flow: Flow, position: Position, saves: Saves, clock: AbstractClock, targets: Array):
+    return driver.conclude(at(flow, position), position, saves, clock, targets)
