@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Bool, Float
 
 from ..charts import AbstractChart, Velocity
 from ..validate import traced
@@ -25,10 +25,17 @@ from .layer import HiddenLayer
 
 
 class Pattern(eqx.Module):
-    """Sides (1, -1, and 0 where the neuron slides), and the matrix that gives mu = -holds G for those that slide."""
+    """Sides (1, -1, and 0 where the neuron slides), the matrix that gives mu = -holds G for those that slide, and whether
+    any does. Sides are floats: the field is then made of products, which are faster than choices."""
 
-    sides: Int8[Array, "m k"]
+    sides: Float[Array, "m k"]
     holds: Float[Array, "m k r"]
+    slides: Bool[Array, ""]
+
+    @classmethod
+    def of(cls, sides: Array, holds: Array) -> "Pattern":
+        sides = sides.astype(float)
+        return cls(sides, holds, jnp.any(sides == 0))
 
 
 class PiecewiseChart(AbstractChart):
@@ -42,6 +49,8 @@ class PiecewiseChart(AbstractChart):
     directions: Float[Array, "k r"]
     positive: Float[Array, "k N"]
     negative: Float[Array, "k N"]
+    # The matrix `holds` of a neuron that is held at the origin by all kinks.
+    held: Float[Array, "k r"]
     samples: Any
     floor: Float[Array, ""]
     at_kink: Float[Array, ""]
@@ -71,10 +80,10 @@ class PiecewiseChart(AbstractChart):
 
     def outputs(self, a, X):
         v, output = self.split(a)
-        z, sides = v @ self.directions.T, self.pattern.sides
-        return (output @ jnp.where(sides > 0, z, 0.0)) @ self.positive + (
-            output @ jnp.where(sides < 0, z, 0.0)
-        ) @ self.negative
+        # Sums over the neurons on the one side and on the other.
+        both = self.pattern.sides * (v @ self.directions.T)
+        difference, total = output @ both, output @ (self.pattern.sides * both)
+        return 0.5 * ((total + difference) @ self.positive + (total - difference) @ self.negative)
 
     def pulls(self, c: Array) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """p and n: what the samples of each kink pull with on either side."""
@@ -116,14 +125,14 @@ class PiecewiseChart(AbstractChart):
 
 def pull_on(pattern: Pattern, E: Array, p: Array, n: Array) -> tuple[Array, Array, Array]:
     """h (0 where a neuron slides), G, and mu of every neuron."""
-    h = jnp.where(pattern.sides > 0, p, jnp.where(pattern.sides < 0, n, 0.0))
+    h = 0.5 * pattern.sides * (pattern.sides * (p + n) + (p - n))
     G = h @ E
 
     def held():
         mu = -jnp.einsum("jkr,jr->jk", pattern.holds, G)
         return G + mu @ E, mu
 
-    G, mu = jax.lax.cond(jnp.any(pattern.sides == 0), held, lambda: (G, jnp.zeros_like(h)))
+    G, mu = jax.lax.cond(pattern.slides, held, lambda: (G, jnp.zeros_like(h)))
     return h, G, mu
 
 
@@ -153,15 +162,14 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
         directions=directions,
         positive=share(multiple > 0),
         negative=share(multiple < 0),
+        held=jnp.linalg.pinv(directions.T),
         samples=jnp.asarray(first),
         floor=jnp.zeros(()),
         at_kink=at_kink,
-        pattern=Pattern(
-            jnp.sign(inside @ directions.T).astype(jnp.int8), jnp.zeros((*shape, inside.shape[1]))
-        ),
+        pattern=Pattern.of(jnp.sign(inside @ directions.T), jnp.zeros((*shape, inside.shape[1]))),
     )
     # From exactly zero, a unit of arc length is what would change gamma by one.
-    upper = chart.on(Pattern(jnp.ones(shape, jnp.int8), chart.pattern.holds))
+    upper = chart.on(Pattern.of(jnp.ones(shape), chart.pattern.holds))
     a = chart.coordinates()
     v = upper.velocity(a, X, loss.weights(upper.outputs(a, X), y))
     speed = jnp.exp(v.log_speed) * jnp.sqrt(jnp.sum(v.direction**2))

@@ -30,7 +30,8 @@ class Event(NamedTuple):
 
     `kind`: "up" or "down" (it crosses to that side), "slide" (it begins to slide along), "leave up" or "leave down" (it
     slid along before), "stay" (it stays on a kink that repels). `unique` is False where the flow could go on in more than
-    one way and `at_kink` chose. Of parallel samples, which share a kink, the first is named.
+    one way and `at_kink` chose. Of parallel samples, which share a kink, the first is named; `sample` is -1 for a neuron at the
+    origin, where all kinks meet ("up": it leaves).
     """
 
     log_time: float
@@ -80,11 +81,11 @@ def join_logs(logs: list[EventLog]) -> EventLog:
     return EventLog(*columns, *(np.asarray(len(columns[0])),) * 2)
 
 
-def empty_log(pairs: int) -> EventLog:
-    """With room for what one step can bring beyond `room`."""
-    room = pairs + 512
-    number, integer = jnp.full((room + pairs,), jnp.nan), jnp.full((room + pairs,), -1)
-    unique = jnp.ones(room + pairs, bool)
+def empty_log(neurons: int, kinks: int) -> EventLog:
+    """With room for what one event can bring beyond `room`."""
+    room = neurons + 1024
+    number, integer = jnp.full((room + kinks,), jnp.nan), jnp.full((room + kinks,), -1)
+    unique = jnp.ones(room + kinks, bool)
     return EventLog(number, number, integer, integer, integer, unique, jnp.zeros((), int), jnp.asarray(room))
 
 
@@ -146,7 +147,7 @@ def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
     c = flow.loss.weights(chart.outputs(a, flow.X), flow.y)
     v, output = chart.split(a)
     kind, j, k = index
-    pattern = Pattern(chart.pattern.sides[j][None], chart.pattern.holds[j][None])
+    pattern = Pattern(chart.pattern.sides[j][None], chart.pattern.holds[j][None], chart.pattern.slides)
     return slacks(chart, v[j][None], output[j][None], pattern, *chart.pulls(c))[kind, 0, k]
 
 
@@ -157,19 +158,28 @@ def first_event(before: Watch, after: Watch, h: Array, armed: Array, nodes: int 
     rise = g1 - g0
     square, cube = 3.0 * rise - 2.0 * d0 - d1, d0 + d1 - 2.0 * rise
     at = lambda x: g0 + x * (d0 + x * (square + x * cube))
-    low, seen = [], armed
-    for node in range(1, nodes + 1):
-        g = g1 if node == nodes else at(node / nodes)
-        low.append((seen & (g < 0)) | (g < -_DRIFT * before.scale))
-        seen = seen | (g > ARMED * before.scale)
-    hits = jnp.stack([jnp.any(v) for v in low])
-    node = jnp.argmax(hits)
-    left, right = jnp.maximum(at(node / nodes), 0.0), at((node + 1) / nodes)
-    share = jnp.where(jnp.stack(low)[node], left / (left - right), jnp.inf)
-    index = jnp.unravel_index(jnp.argmin(share), share.shape)
-    x = (node + share[index]) / nodes
-    slope = d0[index] + x * (2.0 * square[index] + x * 3.0 * cube[index])
-    return jnp.any(hits), x, index, slope
+
+    def search():
+        low, seen = [], armed
+        for node in range(1, nodes + 1):
+            g = g1 if node == nodes else at(node / nodes)
+            low.append((seen & (g < 0)) | (g < -_DRIFT * before.scale))
+            seen = seen | (g > ARMED * before.scale)
+        hits = jnp.stack([jnp.any(v) for v in low])
+        node = jnp.argmax(hits)
+        left, right = jnp.maximum(at(node / nodes), 0.0), at((node + 1) / nodes)
+        share = jnp.where(jnp.stack(low)[node], left / (left - right), jnp.inf)
+        index = jnp.unravel_index(jnp.argmin(share), share.shape)
+        x = (node + share[index]) / nodes
+        slope = d0[index] + x * (2.0 * square[index] + x * 3.0 * cube[index])
+        return jnp.any(hits), x, index, slope
+
+    # A cubic lies above the least of its Bernstein coefficients: mostly that says already that nothing happens.
+    least = jnp.minimum(jnp.minimum(g0 + d0 / 3.0, g1 - d1 / 3.0), g1)
+    none = jnp.zeros((), int)
+    return jax.lax.cond(
+        jnp.any(least < 0), search, lambda: (jnp.asarray(False), jnp.ones(()), (none,) * 3, jnp.ones(()))
+    )
 
 
 class Decision(NamedTuple):
@@ -254,11 +264,10 @@ def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision
     unfinished = lambda carry: jnp.any(carry[0] != carry[1]) & (carry[2] < 2 * E.shape[0])
     sides, _, _ = jax.lax.while_loop(unfinished, step, (again(start), start, 0))
     sides = jnp.where(sides == 0, 1, sides)
-    held = jnp.linalg.pinv(E.T)
     return Decision(
         jnp.zeros(E.shape[1]),
         jnp.where(stay, 0, sides),
-        jnp.where(stay, held, 0.0),
+        jnp.where(stay, chart.held, 0.0),
         jnp.asarray(False),
         jnp.asarray(False),
     )

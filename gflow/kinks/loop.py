@@ -28,6 +28,8 @@ _EPS = float(jnp.finfo(jnp.float64).eps)
 # The dense output serves so near to the ends of a step, where its error is of second order in the distance. A step is
 # repeated up to a little beyond the event, so that it is found again.
 _NEAR = 1e-5
+# Elsewhere it serves where its error is below this share of the tolerance.
+_DENSE = 0.03
 _BEYOND = 1e-6
 # Events closer than this, relative to the scale of the slack, happen at once.
 _TIE = 4 * _EPS
@@ -54,19 +56,20 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     a = eqxi.nondifferentiable(chart.coordinates(), name="the flow of a network with kinks")
     v, output = chart.split(a)
     m, k = chart.pattern.sides.shape
-    signs = jnp.sign(v @ chart.directions.T).astype(jnp.int8)
-    chart = chart.on(Pattern(jnp.where(signs == 0, jnp.int8(1), signs), chart.pattern.holds))
+    signs = jnp.sign(v @ chart.directions.T)
     p, n = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
     every = jax.lax.map(lambda one: at_start(chart, *one, p, n), (v, jnp.broadcast_to(output, (m,))))
-    pattern = Pattern(every.sides.astype(jnp.int8), every.holds)
+    pattern = Pattern.of(every.sides, every.holds)
     flow = eqx.tree_at(lambda f: f.chart, flow, chart.on(pattern))
     base = driver.start(flow, solver, rtol)
-    log = empty_log(m * k)
+    log = empty_log(m, k)
 
     def note(j, log):
-        row = every.sides[j]
-        kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where(row > 0, 0, 1))
-        return log.add(signs[j] == 0, -jnp.inf, base.gamma, j, chart.samples, kinds, every.unique[j])
+        row, on = every.sides[j], signs[j] == 0
+        origin = jnp.all(on)
+        kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where((row > 0) | origin, 0, 1))
+        on = jnp.where(origin, jnp.arange(k) == 0, on)
+        return log.add(on, -jnp.inf, base.gamma, j, jnp.where(origin, -1, chart.samples), kinds, every.unique[j])
 
     log = jax.lax.fori_loop(0, m, note, log)
     seen = watch(flow, a)
@@ -115,35 +118,22 @@ def advance(
         seen = watch(flow, y1[:-1])
         hit, x, index, slope = first_event(p.watch, seen, p.h, p.armed)
         hit = hit & keep
-        x, state, found = _locate(flow, along, p, y1, hit, x, index, slope)
-        sharp = found & (jnp.minimum(x, 1.0 - x) <= _NEAR)
+        x, found, sharp = _locate(flow, along, p, rtol, hit, x, index, slope, size)
         lands, repeat = hit & sharp, hit & ~sharp
-        sight = jax.lax.cond(lands, lambda: flow.sight(state[:-1]), lambda: sight)
+        state, sight = jax.lax.cond(lands, lambda: _there(flow, along(x * p.h)), lambda: (y1, sight))
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
         noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
         rises = keep & ~repeat & ~(sight.gamma >= p.gamma - noise)
         keep = keep & ~repeat & ~rises
-        h_next = jnp.where(rises, 0.3 * p.h, jnp.where(repeat, jnp.where(found, x * (1.0 + _BEYOND), jnp.minimum(x, 0.5)) * p.h, h_next))
+        again = jnp.where(found, x * (1.0 + _BEYOND), jnp.minimum(x, 0.5)) * p.h
+        h_next = jnp.where(rises, 0.3 * p.h, jnp.where(repeat, again, h_next))
         extent = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
         stalled = ~keep & ~repeat & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent)
         stalled = stalled | (h_next < 1e-300)
         if isinstance(flow.loss, Square):
             stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
-        status = driver._code(jnp.where(stalled, int(Status.step_too_small), int(Status.running)))
         far = keep & (jnp.abs(jnp.log(state[-1])) > driver._GAUGE_RANGE)
         shift = jnp.where(far, jnp.log(state[-1]), 0.0)
-        after = eqx.tree_at(
-            lambda q: (q.state, q.gauge, q.sight, q.h, q.control, q.solver, q.restart, q.steps, q.status)
-            + (q.armed, q.watch),
-            p,
-            (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, h_next, control, solver_state)
-            + (lands | far, p.steps + 1, status, p.armed | seen.armed, seen),
-        )
-        retry = eqx.tree_at(
-            lambda q: (q.h, q.control, q.rejected, q.status),
-            p,
-            (h_next, control, p.rejected + 1, status),
-        )
 
         def land(saves):
             """Saves that are passed on the way to `after`."""
@@ -172,14 +162,26 @@ def advance(
                 saves.filled + 1,
             )
 
-        here = value(flow, after.state, after.gauge)
+        here = value(flow, state, p.gauge)
         passed = lambda s: keep & (s.filled < last) & (distance(here, targets[jnp.minimum(s.filled, last - 1)]) >= 0)
-        saves = jax.lax.while_loop(passed, land, saves)
+        # In a branch of its own, or XLA would move what does not change between the saves out of the loop, to every step.
+        saves = jax.lax.cond(passed(saves), lambda: jax.lax.while_loop(passed, land, saves), lambda: saves)
         done = saves.filled == last
+        status = jnp.where(stalled, int(Status.step_too_small), int(Status.running))
+        status = driver._code(jnp.where(done, int(Status.success), status))
         # A step that passes the stop is not kept: whoever resumes repeats it.
-        p = driver._pick(done, p, driver._pick(keep, after, retry))
-        p = driver._with(p, jnp.where(done, int(Status.success), p.status))
-        p = _meet(whole, p, keep & ~done, lands, index)
+        moves = keep & ~done
+        # Pattern and log are left where they are: they are large, and change only at events.
+        moved = (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, solver_state, lands | far)
+        moved = (*moved, p.armed | seen.armed, seen)
+        fields = lambda q: (q.state, q.gauge, q.sight, q.solver, q.restart, q.armed, q.watch)
+        chosen = jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, fields(p))
+        pace = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
+        counts = (p.steps + moves, p.rejected + (~moves & ~done), status)
+        p = eqx.tree_at(
+            lambda q: (*fields(q), q.h, q.control, q.steps, q.rejected, q.status), p, (*chosen, *pace, *counts)
+        )
+        p = _meet(whole, p, moves, lands, index)
         out = (p.status == Status.running) & (p.steps + p.rejected >= max_steps)
         return driver._with(p, jnp.where(out, int(Status.max_steps), p.status)), saves
 
@@ -190,10 +192,15 @@ def advance(
     return jax.lax.while_loop(unfinished, body, (position, saves))
 
 
-def _locate(flow: Flow, along: Any, p: Position, y1: Array, hit: Array, x: Array, index: tuple, slope: Array):
-    """The event, found on the cubic of its slack, on the dense output: where, as a share of the step, the state, and
-    whether it was found."""
+def _there(flow: Flow, state: Array) -> tuple[Array, Any]:
+    return state, flow.sight(state[:-1])
 
+
+def _locate(
+    flow: Flow, along: Any, p: Position, rtol: Array, hit: Array, x: Array, index: tuple, slope: Array, size: Array
+):
+    """An event, seen on the cubic of its slack, on the dense output: where, as a share of the step; whether it was found;
+    and whether the dense output is sharp enough there."""
     h = p.h
     rounding = _TIE * p.watch.scale[index[0], index[1], 0]
 
@@ -206,7 +213,20 @@ def _locate(flow: Flow, along: Any, p: Position, y1: Array, hit: Array, x: Array
     unfinished = lambda carry: (carry[1] > 1e-13) & (carry[2] < 8)
     root, dx, _ = jax.lax.while_loop(unfinished, closer, (x, jnp.where(hit, jnp.inf, 0.0), 0))
     found = dx <= 1e-13
-    return jnp.where(found, root, x), jax.lax.cond(hit, lambda: along(root * h), lambda: y1), found
+    x = jnp.where(found, root, x)
+
+    def defect(u):
+        state, rate = jax.jvp(along, (u,), (jnp.ones(()),))
+        return rate - flow.field(u, state, p.gauge)
+
+    def sharp():
+        # What the dense output misses of the equation, halfway and at the end.
+        worst = jnp.maximum(jnp.abs(defect(0.5 * x * h)), jnp.abs(defect(x * h)))
+        return flow.error(x * h * worst, p.state, p.sight, p.state)[0] <= _DENSE * rtol
+
+    near = jnp.minimum(x, 1.0 - x) <= _NEAR
+    fine = jax.lax.cond(hit & found & ~near & (size <= _DENSE * rtol), sharp, lambda: jnp.asarray(False))
+    return x, found, found & (near | fine)
 
 
 def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> Position:
@@ -239,8 +259,8 @@ def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> P
         changed = (new.sides != sides) | (turns & stays & slides)
         log_time = flow.log_time(p.state, p.gauge)
         log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns)
-        pattern = Pattern(
-            p.pattern.sides.at[j].set(new.sides.astype(jnp.int8)), p.pattern.holds.at[j].set(new.holds)
+        pattern = Pattern.of(
+            p.pattern.sides.at[j].set(new.sides.astype(float)), p.pattern.holds.at[j].set(new.holds)
         )
         state = jnp.append(chart.join(v.at[j].set(new.v), output), p.state[-1])
         seen = watch(eqx.tree_at(lambda f: f.chart, whole, chart.on(pattern)), state[:-1])
@@ -256,7 +276,9 @@ def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> P
 
     tied, other = at_once(p)
     index = tuple(jnp.where(hit, i, j) for i, j in zip(index, other, strict=True))
-    return jax.lax.while_loop(lambda carry: carry[1], body, (p, moved & (hit | tied), index))[0]
+    return jax.lax.while_loop(
+        lambda carry: carry[1] & (carry[0].log.count < carry[0].log.room), body, (p, moved & (hit | tied), index)
+    )[0]
 
 
 def refuse_points(position: Position, clock: AbstractClock, targets: Array) -> Position:
