@@ -22,7 +22,7 @@ from .flow import Flow
 from .kinks import loop as kinks_loop
 from .kinks.chart import piecewise_chart
 from .kinks.events import EventLog, join_logs
-from .kinks.layer import check_layer, declared, kink_slope
+from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope
 from .losses import AbstractLoss, Exponential
 from .solvers import choose, LogRadau, Phase
 from .status import Status
@@ -148,6 +148,8 @@ def gradient_flow(
         points = jnp.append(points, jnp.asarray(end, float))
     targets = clock.inner(points)
     phases = _phases(flow, clock, end, resume) if solver is None else (Phase(solver, None),)
+    if engine is _PIECEWISE:
+        phases = (Phase(kinks_loop.solver_for(solver), None),)
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
     taken = 0
@@ -301,6 +303,8 @@ def _collect(
     models = _models(flow, coordinates)
     measured = {name: _measure(fn, models, flow) for name, fn in (metrics or {}).items()}
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
+    wasted = (5 * position.rejected > 2 * position.steps) & (position.steps + position.rejected > 200)
+    stats["chattering"] = wasted & has_undeclared_kinks(flow)
     log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
         models, flow.chart.at(last), gamma, log_time, measured, position.status, stats, clock, flow, position, log

@@ -17,6 +17,12 @@ from .kinks.events import join_logs
 from .status import Status
 
 
+_CHATTER = (
+    " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare its "
+    "pre-activations (see gflow.kinks)."
+)
+
+
 class Trajectory(eqx.Module):
     """Saved points of a gradient flow, with the evidence of how the run went.
 
@@ -67,7 +73,8 @@ class Trajectory(eqx.Module):
         if np.ndim(self.status_code):
             return [Status(int(code)).sentence for code in np.ravel(self.status_code)]
         where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
-        return Status(int(self.status_code)).sentence + where
+        chatter = _CHATTER if self.stats.get("chattering", False) else ""
+        return Status(int(self.status_code)).sentence + where + chatter
 
     def to_xarray(self) -> xr.Dataset:
         """The saves as an `xarray.Dataset` along the dimension `save`.

@@ -125,7 +125,7 @@ class PiecewiseChart(AbstractChart):
 
 def pull_on(pattern: Pattern, E: Array, p: Array, n: Array) -> tuple[Array, Array, Array]:
     """h (0 where a neuron slides), G, and mu of every neuron."""
-    h = 0.5 * pattern.sides * (pattern.sides * (p + n) + (p - n))
+    h = 0.5 * pattern.sides * (pattern.sides * (p + n)[None] + (p - n)[None])
     G = h @ E
 
     def held():

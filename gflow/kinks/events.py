@@ -84,9 +84,9 @@ def join_logs(logs: list[EventLog]) -> EventLog:
 def empty_log(neurons: int, kinks: int) -> EventLog:
     """With room for what one event can bring beyond `room`."""
     room = neurons + 1024
-    number, integer = jnp.full((room + kinks,), jnp.nan), jnp.full((room + kinks,), -1)
+    number, integer = jnp.full((room + kinks,), jnp.nan, float), jnp.full((room + kinks,), -1, int)
     unique = jnp.ones(room + kinks, bool)
-    return EventLog(number, number, integer, integer, integer, unique, jnp.zeros((), int), jnp.asarray(room))
+    return EventLog(number, number, integer, integer, integer, unique, jnp.zeros((), int), jnp.asarray(room, int))
 
 
 def slacks(chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: Array, n: Array) -> Float[Array, "3 m k"]:
@@ -97,6 +97,7 @@ def slacks(chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: 
     """
     E, sides = chart.directions, pattern.sides
     _, _, mu = pull_on(pattern, E, p, n)
+    p, n = p[None], n[None]
     toward = jnp.sign(p - n)
     free = sides * (v @ E.T)
     attracts = jnp.broadcast_to(-output[:, None] * toward, free.shape)
@@ -104,7 +105,7 @@ def slacks(chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: 
     # A neuron held at the origin by more kinks than dimensions stays there.
     held = jnp.sum(slides, axis=1, keepdims=True) > E.shape[1]
     bounds = jnp.stack([jnp.where(slides, attracts, free), (p - mu) * toward, (mu - n) * toward])
-    only = jnp.stack([jnp.ones_like(slides), slides, slides]) & ~(held & slides)
+    only = jnp.stack([jnp.ones_like(slides), slides, slides]) & ~(held & slides)[None]
     return jnp.where(only, bounds, jnp.inf)
 
 
@@ -167,10 +168,11 @@ def first_event(before: Watch, after: Watch, h: Array, armed: Array, nodes: int 
             seen = seen | (g > ARMED * before.scale)
         hits = jnp.stack([jnp.any(v) for v in low])
         node = jnp.argmax(hits)
-        left, right = jnp.maximum(at(node / nodes), 0.0), at((node + 1) / nodes)
+        start = node.astype(float) / nodes
+        left, right = jnp.maximum(at(start), 0.0), at(start + 1.0 / nodes)
         share = jnp.where(jnp.stack(low)[node], left / (left - right), jnp.inf)
         index = jnp.unravel_index(jnp.argmin(share), share.shape)
-        x = (node + share[index]) / nodes
+        x = start + share[index] / nodes
         slope = d0[index] + x * (2.0 * square[index] + x * 3.0 * cube[index])
         return jnp.any(hits), x, index, slope
 
@@ -192,10 +194,11 @@ class Decision(NamedTuple):
     dependent: Bool[Array, ""]
 
 
-def _masked(E: Array, which: Array) -> Array:
-    """Gram matrix of the chosen directions, and the unit matrix beside it."""
+def _inverse(E: Array, which: Array) -> Array:
+    """Inverse of the Gram matrix of the chosen directions; zero beside it."""
     both = which[:, None] & which[None]
-    return jnp.where(both, E @ E.T, 0.0) + jnp.diag(jnp.where(which, 0.0, 1.0))
+    gram = jnp.where(both, E @ E.T, 0.0) + jnp.diag(jnp.where(which, 0.0, 1.0))
+    return jnp.where(both, jnp.linalg.inv(gram), 0.0)
 
 
 def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, p: Array, n: Array) -> Decision:
@@ -208,11 +211,11 @@ def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, 
     sides = jnp.where(crosses, -sides, jnp.where(on, 0, sides))
     # Onto the kinks, exactly; a neuron left with nothing has come to the origin, where all kinks meet.
     before = jnp.sum(v**2)
-    v = v - jnp.linalg.solve(_masked(E, on), jnp.where(on, E @ v, 0.0)) @ E
+    v = v - (_inverse(E, on) @ (E @ v)) @ E
     at_origin = (jnp.sum(v**2) <= 1e-24 * before) & ~jnp.all(on)
     held = on & ~met
-    reach = jnp.where(held[:, None], E @ E.T, 0.0)
-    spans = jnp.sum(reach * jnp.linalg.solve(_masked(E, held), reach), axis=0)
+    reach = E @ E.T
+    spans = jnp.sum(reach * (_inverse(E, held) @ reach), axis=0)
     dependent = jnp.any(met & (1.0 - spans < _DEPENDENT)) & ~at_origin
     sides, holds = _least_norm(E, a, sides, box, p, n)
     origin = from_origin(chart, a, p, n)
@@ -230,23 +233,25 @@ def _least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array
     def wrong(sides):
         slides = sides == 0
         G = jnp.where(sides > 0, p, jnp.where(sides < 0, n, 0.0)) @ E
-        mu = jnp.linalg.solve(_masked(E, slides), jnp.where(slides, -(E @ G), 0.0))
+        inverse = _inverse(E, slides)
+        mu = -(inverse @ (E @ G))
         speed = jnp.sign(a) * (E @ (G + mu @ E))
         small = 1e-13 * scale
         above, below = slides & ((p - mu) * toward < -small), slides & ((mu - n) * toward < -small)
         inward = ((sides > 0) & (speed < -small)) | ((sides < 0) & (speed > small))
-        return jnp.where(above, 1, jnp.where(below, -1, 0)), box & (above | below | inward)
+        to = jnp.where(above, 1, jnp.where(below, -1, 0))
+        bad = box & (above | below | inward)
+        first = jnp.argmax(bad)
+        return jnp.where((jnp.arange(sides.size) == first) & bad, to, sides), inverse @ E, jnp.any(bad)
 
     def pivot(carry):
-        sides, to, bad, count = carry
-        first = jnp.argmax(bad)
-        sides = sides.at[first].set(to[first])
-        return sides, *wrong(sides), count + 1
+        sides, _, _, count = carry
+        return *wrong(sides), count + 1
 
-    unfinished = lambda carry: jnp.any(carry[2]) & (carry[3] < 20 + 10 * sides.size)
-    sides, *_ = jax.lax.while_loop(unfinished, pivot, (sides, *wrong(sides), 0))
-    slides = sides == 0
-    holds = jnp.where(slides[:, None], jnp.linalg.solve(_masked(E, slides), jnp.where(slides[:, None], E, 0.0)), 0.0)
+    # The last pass changes nothing, and its inverse belongs to the sides that are left.
+    unfinished = lambda carry: carry[2] & (carry[3] < 20 + 10 * sides.size)
+    start = (sides, jnp.zeros_like(E), jnp.asarray(True), 0)
+    sides, holds, _, _ = jax.lax.while_loop(unfinished, pivot, start)
     return sides, holds
 
 

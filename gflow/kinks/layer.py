@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..charts import EuclideanChart
 from ..validate import traced
 
 
@@ -126,3 +127,25 @@ def kink_slope(at_kink: Any, layer: HiddenLayer) -> Array:
     if isinstance(at_kink, str) or not np.ndim(at_kink) == 0 or not (traced(at_kink) or layer.slope <= at_kink <= 1):
         raise ValueError(f"at_kink must be 'leave', 'stay' or a slope from {layer.slope:g} to 1, not {at_kink!r}.")
     return jnp.asarray(at_kink, float)
+
+
+def has_undeclared_kinks(flow: Any) -> bool:
+    """Whether a model in its plain parameters computes with operations that have kinks."""
+    if not isinstance(flow.chart, EuclideanChart):
+        return False
+    model = flow.chart.template
+    return bool(_KINKED & _operations(eqx.filter_make_jaxpr(model)(flow.X[0])[0].jaxpr))
+
+
+_KINKED = {"max", "min", "abs", "sign", "select_n", "clamp", "floor", "ceil", "round"}
+
+
+def _operations(jaxpr: Any) -> set[str]:
+    names = set()
+    for equation in jaxpr.eqns:
+        names.add(equation.primitive.name)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                names |= _operations(inner)
+    return names

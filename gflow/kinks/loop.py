@@ -19,7 +19,7 @@ from ..clocks import AbstractClock
 from ..driver import Saves
 from ..flow import Flow
 from ..losses import Square
-from ..solvers import FlowTerm, StepControl
+from ..solvers import FlowTerm, LogRadau, StepControl
 from ..status import Status
 from .chart import Pattern, PiecewiseChart
 from .events import at_start, decide, Decision, empty_log, EventLog, first_event, slack_of, Watch, watch
@@ -33,6 +33,16 @@ _DENSE = 0.03
 _BEYOND = 1e-6
 # Events closer than this, relative to the scale of the slack, happen at once.
 _TIE = 4 * _EPS
+
+
+def solver_for(solver: Any) -> Any:
+    """The solver of the pieces: many are short, so the order is moderate."""
+    if isinstance(solver, diffrax.AbstractImplicitSolver | LogRadau):
+        raise ValueError(
+            f"solver must be an explicit one for a model that declares its kinks, not {type(solver).__name__}; use "
+            "diffrax.Tsit5() or leave it out."
+        )
+    return diffrax.Tsit5(scan_kind="lax") if solver is None else solver
 
 
 class Position(driver.Position):
@@ -177,7 +187,7 @@ def advance(
         fields = lambda q: (q.state, q.gauge, q.sight, q.solver, q.restart, q.armed, q.watch)
         chosen = jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, fields(p))
         pace = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
-        counts = (p.steps + moves, p.rejected + (~moves & ~done), status)
+        counts = (p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int), status)
         p = eqx.tree_at(
             lambda q: (*fields(q), q.h, q.control, q.steps, q.rejected, q.status), p, (*chosen, *pace, *counts)
         )
@@ -221,7 +231,7 @@ def _locate(
 
     def sharp():
         # What the dense output misses of the equation, halfway and at the end.
-        worst = jnp.maximum(jnp.abs(defect(0.5 * x * h)), jnp.abs(defect(x * h)))
+        worst = jnp.max(jnp.abs(jax.vmap(defect)(x * h * jnp.asarray([0.5, 1.0]))), axis=0)
         return flow.error(x * h * worst, p.state, p.sight, p.state)[0] <= _DENSE * rtol
 
     near = jnp.minimum(x, 1.0 - x) <= _NEAR
@@ -285,7 +295,7 @@ def refuse_points(position: Position, clock: AbstractClock, targets: Array) -> P
     """As that of `gflow.driver`. Nobody can empty the log inside of a JAX transformation: it keeps what it has room
     for, and counts on."""
     position = driver.refuse_points(position, clock, targets)
-    return eqx.tree_at(lambda p: p.log.room, position, jnp.asarray(jnp.iinfo(int).max))
+    return eqx.tree_at(lambda p: p.log.room, position, jnp.asarray(jnp.iinfo(int).max, int))
 
 
 def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> Position:

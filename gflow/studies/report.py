@@ -18,7 +18,9 @@ import numpy as np
 import xarray as xr
 
 # The names that `gflow reproduce` takes, and the modules that hold the studies.
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    "relu-square-loss": "relu_square",
+}
 
 
 class Claim(NamedTuple):
