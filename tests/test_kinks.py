@@ -15,7 +15,7 @@ from gflow.kinks import HiddenLayer
 from gflow.models import ReLUNeuron, TwoLayerNetwork
 
 CASES = json.loads((Path(__file__).parent / "data" / "kinks.json").read_text())
-DELTAS = np.array([1e-4, 1e-5, 1e-6])
+DELTAS = np.array([1e-5, 1e-6])
 
 
 def network(case):
@@ -95,7 +95,7 @@ def test_smoothed_activations_converge(solved):
     end = np.concatenate([np.ravel(traj.final.hidden), traj.final.output])
     errors = np.array([np.max(np.abs(smoothed(case, delta) - end)) for delta in DELTAS])
     rates = np.log10(errors[:-1] / errors[1:])
-    assert np.all(errors < 20 * DELTAS) and np.all(np.abs(rates - 1) < 0.15)
+    assert np.all(errors < 20 * DELTAS) and np.all(np.abs(rates - 1) < 0.05)
 
 
 def many(neurons, samples, dim, seed=0):
@@ -183,7 +183,7 @@ class Wrong(eqx.Module):
 
 def test_bad_input():
     W = np.array([[1.0, 2.0], [0.5, -1.0]])
-    X, y = np.array([[1.0, 0.5], [2.0, -1.0]]), np.ones(2)
+    X, y = np.array([[1.0, 0.5], [2.0, 3.0]]), np.ones(2)
     with pytest.raises(ValueError, match="slope must lie between 0"):
         TwoLayerNetwork(W, np.ones(2), slope=1.5)
     with pytest.raises(ValueError, match="slope must lie between 0"):

@@ -141,7 +141,9 @@ def advance(
         stalled = ~keep & ~repeat & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent)
         stalled = stalled | (h_next < 1e-300)
         if isinstance(flow.loss, Square):
-            stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
+            # A loss that is all rounding says nothing any more.
+            empty = keep & ~(sight.rounding <= 0.5)
+            keep, lands, stalled = keep & ~empty, lands & ~empty, stalled | empty
         far = keep & (jnp.abs(jnp.log(state[-1])) > driver._GAUGE_RANGE)
         shift = jnp.where(far, jnp.log(state[-1]), 0.0)
 
@@ -160,15 +162,19 @@ def advance(
                 speed = rate if clock.counts_loss else field[-1] / y[-1] + rate
                 ds = (targets[saves.filled] - value(flow, y, p.gauge)) / speed
                 ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < s), ds, 0.0)
-                return s + ds, y + ds * field
+                # Residuals that are exactly zero have no direction: the flow rests there.
+                return s + ds, jnp.where(jnp.isfinite(field), y + ds * field, y)
 
             s = root(targets[saves.filled])
             _, ended = jax.lax.fori_loop(0, 2, lambda _, c: closer(c[0]), (s, p.state))
             put = lambda rows, v: rows.at[saves.filled].set(v, mode="drop")
+            gamma, log_time = flow.gamma(ended[:-1]), flow.log_time(ended, p.gauge)
+            rests = ~jnp.isfinite(gamma)
+            aim = p.log_time if clock.counts_loss else targets[saves.filled]
             return Saves(
                 put(saves.coordinates, ended[:-1]),
-                put(saves.gamma, flow.gamma(ended[:-1])),
-                put(saves.log_time, flow.log_time(ended, p.gauge)),
+                put(saves.gamma, jnp.where(rests, p.gamma, gamma)),
+                put(saves.log_time, jnp.where(rests, aim, log_time)),
                 saves.filled + 1,
             )
 

@@ -55,7 +55,7 @@ def exact_end(e: Any, c: Any, K: Any, digits: int = 30) -> tuple[mpf, mpf]:
         ```python
         >>> from gflow.studies import relu_square
         >>> print(relu_square.exact_end("1/2", "3/2", 3, digits=15)[0])
-        1.81774975188098
+        1.81774980188098
 
         ```
     """
@@ -148,7 +148,7 @@ def _impossibility(quick: bool, report: Callable) -> xr.Dataset:
 
 def _impossibility_claims(ds: xr.Dataset) -> Sequence[Claim]:
     claims = []
-    known = ((6.883803335951124, -0.46937806020615529, 1.04417112853063), (1.81774975188098, -0.14195821692499809, 1.00309553734006))
+    known = ((6.883803335951124, -0.46937806020615529, 1.04417112853063), (1.817749801880979897, -0.14195821692495809, 1.00309553734006))
     for k, (time, third, ratio) in enumerate(known):
         name = str(ds.set.values[k])
         q = np.array([1.0, float(ds.end[k, 1].round(9)), 0.0])
