@@ -162,8 +162,9 @@ def advance(
                 speed = rate if clock.counts_loss else field[-1] / y[-1] + rate
                 ds = (targets[saves.filled] - value(flow, y, p.gauge)) / speed
                 ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < s), ds, 0.0)
-                # Residuals that are exactly zero have no direction: the flow rests there.
-                return s + ds, jnp.where(jnp.isfinite(field), y + ds * field, y)
+                closer = y + ds * field
+                # Residuals that are exactly zero have no direction: the flow rests.
+                return s + ds, jnp.where(jnp.all(jnp.isfinite(closer)), closer, p.state)
 
             s = root(targets[saves.filled])
             _, ended = jax.lax.fori_loop(0, 2, lambda _, c: closer(c[0]), (s, p.state))
