@@ -201,8 +201,8 @@ def test_bad_input():
         with pytest.raises(ValueError, match="Wrong.hidden_layer\\(\\) disagrees with the model"):
             gflow.gradient_flow(Wrong(jnp.asarray(W), claim), X, y, stop=30.0)
     with pytest.raises(ValueError, match="at_kink must be 'leave', 'stay' or a slope from 0.1 to 1"):
-        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=1.0, at_kink=0.05)
+        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=0.05)
     with pytest.raises(ValueError, match="solver must be an explicit one"):
-        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=1.0, solver=gflow.LogRadau())
+        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, solver=gflow.LogRadau())
     with pytest.raises(ValueError, match="inputs of the declared layer"):
         gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X[:, :1], y, stop=1.0)

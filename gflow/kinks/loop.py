@@ -169,13 +169,13 @@ def advance(
             s = root(targets[saves.filled])
             _, ended = jax.lax.fori_loop(0, 2, lambda _, c: closer(c[0]), (s, p.state))
             put = lambda rows, v: rows.at[saves.filled].set(v, mode="drop")
-            gamma, log_time = flow.gamma(ended[:-1]), flow.log_time(ended, p.gauge)
-            rests = ~jnp.isfinite(gamma)
-            aim = p.log_time if clock.counts_loss else targets[saves.filled]
+            log_time = flow.log_time(ended, p.gauge)
+            if not clock.counts_loss:
+                log_time = jnp.where(jnp.all(ended == p.state), targets[saves.filled], log_time)
             return Saves(
                 put(saves.coordinates, ended[:-1]),
-                put(saves.gamma, jnp.where(rests, p.gamma, gamma)),
-                put(saves.log_time, jnp.where(rests, aim, log_time)),
+                put(saves.gamma, flow.gamma(ended[:-1])),
+                put(saves.log_time, log_time),
                 saves.filled + 1,
             )
 

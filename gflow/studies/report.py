@@ -19,6 +19,7 @@ import xarray as xr
 
 # The names that `gflow reproduce` takes, and the modules that hold the studies.
 STUDIES: dict[str, str] = {
+    "leaky-relu": "leaky_relu",
     "relu-square-loss": "relu_square",
 }
 
