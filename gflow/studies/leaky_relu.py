@@ -90,7 +90,7 @@ def _limit(quick: bool, report: Callable) -> xr.Dataset:
         limit = closed_form(X, y, positive, negative, slope)
         model = _network(rng, positive, negative, X.shape[1], slope)
         save = np.array([500.0, 1000.0])
-        traj = gradient_flow(model, X, y, clock=LogTimeClock(), save=save, rtol=1e-11)
+        traj = gradient_flow(model, X, y, clock=LogTimeClock(), save=save, rtol=1e-12)
         first, last = np.asarray(traj.model.hidden)
         margins = y * np.asarray(jax.vmap(traj.final)(X))
         found = np.exp(float(traj.log_time[-1]) - np.log(len(y)) - margins)
