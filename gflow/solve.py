@@ -201,7 +201,8 @@ class _Engine(NamedTuple):
     @classmethod
     def of(cls, module: Any) -> "_Engine":
         compiled = (module.start, module.change_solver, module.advance, module.conclude)
-        return cls(*map(eqx.filter_jit, compiled), module.refuse_points)
+        start, change_solver, advance, conclude = map(eqx.filter_jit, compiled)
+        return cls(start, change_solver, advance, conclude, module.refuse_points)
 
 
 _SMOOTH = _Engine.of(driver)
@@ -307,8 +308,13 @@ def _collect(
     stats["chattering"] = wasted & has_undeclared_kinks(flow)
     log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
-        models, flow.chart.at(last), gamma, log_time, measured, position.status, stats, clock, flow, position, log
+        models, _model(flow, last), gamma, log_time, measured, position.status, stats, clock, flow, position, log
     )
+
+
+@eqx.filter_jit
+def _model(flow: Flow, coordinates: Array) -> Any:
+    return flow.chart.at(coordinates)
 
 
 @eqx.filter_jit

@@ -44,7 +44,7 @@ _SENTENCES = {
     ),
     Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
     Status.kinks_meet: (
-        "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed further; "
+        "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed on; "
         "move the data a little."
     ),
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",

@@ -16,10 +16,9 @@ from .flow import Flow
 from .kinks.events import join_logs
 from .status import Status
 
-
 _CHATTER = (
-    " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare its "
-    "pre-activations (see gflow.kinks)."
+    " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare "
+    "its pre-activations (see gflow.kinks)."
 )
 
 

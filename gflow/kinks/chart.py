@@ -25,8 +25,8 @@ from .layer import HiddenLayer
 
 
 class Pattern(eqx.Module):
-    """Sides (1, -1, and 0 where the neuron slides), the matrix that gives mu = -holds G for those that slide, and whether
-    any does. Sides are floats: the field is then made of products, which are faster than choices."""
+    """Sides (1, -1, and 0 where the neuron slides), the matrix that gives mu = -holds G for those that slide, and
+    whether any does. Sides are floats: the field is then made of products, which are faster than choices."""
 
     sides: Float[Array, "m k"]
     holds: Float[Array, "m k r"]

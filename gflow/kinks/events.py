@@ -1,13 +1,14 @@
 """What ends a pattern, and the pattern that follows.
 
-The velocity of a neuron is minus the element of least norm of the Clarke subdifferential. Where w_j lies on the kinks K,
-that is the velocity of the mu_k in [p_k, n_k], k in K, for which |G_j| is least: a small quadratic program in a box,
-provided that the e_k are independent. mu_k at a bound: the neuron leaves to that side; inside: it slides. That is so for
-attracting kinks, a_j (p_k - n_k) < 0; one that repels is crossed, or left to the side that `at_kink` says.
+The velocity of a neuron is minus the element of least norm of the Clarke subdifferential. Where w_j lies on the kinks
+K, that is the velocity of the mu_k in [p_k, n_k], k in K, for which |G_j| is least: a small quadratic program in a box,
+provided that the e_k are independent. mu_k at a bound: the neuron leaves to that side; inside: it slides. That is so
+for attracting kinks, a_j (p_k - n_k) < 0; one that repels is crossed, or left to the side that `at_kink` says.
 """
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +30,9 @@ class Event(NamedTuple):
     """A neuron meets, crosses or leaves the kink of a sample, or stays on it.
 
     `kind`: "up" or "down" (it crosses to that side), "slide" (it begins to slide along), "leave up" or "leave down" (it
-    slid along before), "stay" (it stays on a kink that repels). `unique` is False where the flow could go on in more than
-    one way and `at_kink` chose. Of parallel samples, which share a kink, the first is named; `sample` is -1 for a neuron at the
-    origin, where all kinks meet ("up": it leaves).
+    slid along before), "stay" (it stays on a kink that repels). `unique` is False where the flow could go on in more
+    than one way and `at_kink` chose. Of parallel samples, which share a kink, the first is named; `sample` is -1 for a
+    neuron at the origin, where all kinks meet ("up": it leaves).
     """
 
     log_time: float
@@ -42,7 +43,7 @@ class Event(NamedTuple):
     unique: bool
 
 
-class EventLog(NamedTuple):
+class EventLog(eqx.Module):
     """The events of a run in order. The loop pauses at `room` events to have them taken out; inside of a JAX
     transformation nobody can, and `count` may exceed what is kept."""
 
@@ -57,28 +58,33 @@ class EventLog(NamedTuple):
 
     @property
     def columns(self) -> tuple:
-        return self[:6]
+        return self.log_time, self.gamma, self.neuron, self.sample, self.kind, self.unique
 
     def records(self) -> list[Event]:
         kept = min(int(self.count), self.neuron.shape[0])
         columns = [np.asarray(column)[:kept].tolist() for column in self.columns]
-        return [Event(*row[:4], KINDS[row[4]], row[5]) for row in zip(*columns, strict=True)]
+        return [Event(t, g, j, i, KINDS[kind], unique) for t, g, j, i, kind, unique in zip(*columns, strict=True)]
 
     def emptied(self) -> "EventLog":
-        return self._replace(count=jnp.zeros_like(self.count))
+        return eqx.tree_at(lambda log: log.count, self, jnp.zeros_like(self.count))
 
     def add(self, which: Array, log_time: Array, gamma: Array, neuron: Any, samples: Array, kinds: Array, unique: Any):
         """One row for each kink in `which`."""
         rows = jnp.where(which, self.count + jnp.cumsum(which) - 1, self.neuron.shape[0])
         put = lambda column, value: column.at[rows].set(jnp.broadcast_to(value, rows.shape), mode="drop")
         new = (log_time, gamma, neuron, samples, kinds, unique)
-        return EventLog(*map(put, self.columns, new), self.count + jnp.sum(which), self.room)
+        columns = [put(column, value) for column, value in zip(self.columns, new, strict=True)]
+        return EventLog(*columns, count=self.count + jnp.sum(which), room=self.room)
 
 
 def join_logs(logs: list[EventLog]) -> EventLog:
     """The events of several logs, and of these alone."""
-    columns = [np.concatenate([np.asarray(c)[: int(log.count)] for c, log in zip(cs, logs, strict=True)]) for cs in zip(*(log.columns for log in logs), strict=True)]
-    return EventLog(*columns, *(np.asarray(len(columns[0])),) * 2)
+    columns = [
+        np.concatenate([np.asarray(c)[: int(log.count)] for c, log in zip(cs, logs, strict=True)])
+        for cs in zip(*(log.columns for log in logs), strict=True)
+    ]
+    size = np.asarray(len(columns[0]))
+    return EventLog(*columns, count=size, room=size)  # pyright: ignore[reportArgumentType]
 
 
 def empty_log(neurons: int, kinks: int) -> EventLog:
@@ -89,7 +95,9 @@ def empty_log(neurons: int, kinks: int) -> EventLog:
     return EventLog(number, number, integer, integer, integer, unique, jnp.zeros((), int), jnp.asarray(room, int))
 
 
-def slacks(chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: Array, n: Array) -> Float[Array, "3 m k"]:
+def slacks(
+    chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: Array, n: Array
+) -> Float[Array, "3 m k"]:
     """Functions that are positive on the pattern; an event is where one reaches zero.
 
     Of a free pair the first: its pre-activation on its side. Of a pair that slides the second and the third: how far mu
@@ -153,7 +161,7 @@ def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
 
 
 def first_event(before: Watch, after: Watch, h: Array, armed: Array, nodes: int = 4):
-    """The first zero of the cubics through slacks and derivatives at the ends of a step: whether there is one, where, its
+    """The first zero of the cubics through slacks and slopes at the ends of a step: whether there is one, where, its
     index, and the slope of that cubic there. A pair that is not armed must rise first, or fall beyond the drift."""
     g0, d0, g1, d1 = before.slack, h * before.drift, after.slack, h * after.drift
     rise = g1 - g0
@@ -226,7 +234,7 @@ def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, 
 
 
 def _least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array) -> tuple[Array, Array]:
-    """Sides at which |G| is least over mu_k in [p_k, n_k], k in `box`: principal pivoting by the least index, which ends
+    """Sides at which |G| is least over mu_k in [p_k, n_k], k in `box`: principal pivoting by least index, which ends
     because the Gram matrix is positive definite (Murty 1974). Sides 0 outside of the box stay."""
     toward, scale = jnp.sign(p - n), jnp.sqrt(jnp.sum(p**2 + n**2))
 

@@ -1,8 +1,9 @@
 """The loop of a flow with kinks: one step of a Diffrax solver on a fixed pattern at a time, up to the next event.
 
 An accepted step is looked over for events by the cubics through the slacks and their derivatives at its ends. The first
-one is located on the dense output; if that is not accurate enough there, the step is repeated up to it. Then the pattern
-of one neuron changes, and nothing else is computed anew. Same functions as `gflow.driver`, for `gflow.gradient_flow`.
+one is located on the dense output; if that is not accurate enough there, the step is repeated up to it. Then the
+pattern of one neuron changes, and nothing else is computed anew. Same functions as `gflow.driver`, for
+`gflow.gradient_flow`.
 """
 
 from typing import Any
@@ -68,7 +69,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     m, k = chart.pattern.sides.shape
     signs = jnp.sign(v @ chart.directions.T)
     p, n = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
-    every = jax.lax.map(lambda one: at_start(chart, *one, p, n), (v, jnp.broadcast_to(output, (m,))))
+    every = jax.lax.map(lambda one: at_start(chart, one[0], one[1], p, n), (v, jnp.broadcast_to(output, (m,))))
     pattern = Pattern.of(every.sides, every.holds)
     flow = eqx.tree_at(lambda f: f.chart, flow, chart.on(pattern))
     base = driver.start(flow, solver, rtol)
@@ -180,8 +181,10 @@ def advance(
             )
 
         here = value(flow, state, p.gauge)
-        passed = lambda s: keep & (s.filled < last) & (distance(here, targets[jnp.minimum(s.filled, last - 1)]) >= 0)
-        # In a branch of its own, or XLA would move what does not change between the saves out of the loop, to every step.
+        due = lambda s: targets[jnp.minimum(s.filled, last - 1)]
+        passed = lambda s: keep & (s.filled < last) & (distance(here, due(s)) >= 0)
+        # In a branch of its own, or XLA would move what does not change between the saves out of the loop, to every
+        # step.
         saves = jax.lax.cond(passed(saves), lambda: jax.lax.while_loop(passed, land, saves), lambda: saves)
         done = saves.filled == last
         status = jnp.where(stalled, int(Status.step_too_small), int(Status.running))
@@ -206,7 +209,7 @@ def advance(
         p, _ = carry
         return (p.status == Status.running) & (p.steps + p.rejected < until) & (p.log.count < p.log.room)
 
-    return jax.lax.while_loop(unfinished, body, (position, saves))
+    return jax.lax.while_loop(unfinished, body, (position, saves))  # pyright: ignore[reportReturnType]
 
 
 def _there(flow: Flow, state: Array) -> tuple[Array, Any]:
@@ -216,7 +219,7 @@ def _there(flow: Flow, state: Array) -> tuple[Array, Any]:
 def _locate(
     flow: Flow, along: Any, p: Position, rtol: Array, hit: Array, x: Array, index: tuple, slope: Array, size: Array
 ):
-    """An event, seen on the cubic of its slack, on the dense output: where, as a share of the step; whether it was found;
+    """An event, seen on the cubic of its slack, on the dense output: where, as a share of the step; whether it is found
     and whether the dense output is sharp enough there."""
     h = p.h
     rounding = _TIE * p.watch.scale[index[0], index[1], 0]
@@ -276,9 +279,7 @@ def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> P
         changed = (new.sides != sides) | (turns & stays & slides)
         log_time = flow.log_time(p.state, p.gauge)
         log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns)
-        pattern = Pattern.of(
-            p.pattern.sides.at[j].set(new.sides.astype(float)), p.pattern.holds.at[j].set(new.holds)
-        )
+        pattern = Pattern.of(p.pattern.sides.at[j].set(new.sides.astype(float)), p.pattern.holds.at[j].set(new.holds))
         state = jnp.append(chart.join(v.at[j].set(new.v), output), p.state[-1])
         seen = watch(eqx.tree_at(lambda f: f.chart, whole, chart.on(pattern)), state[:-1])
         armed = p.armed.at[:, j].set(seen.armed[:, j])
@@ -301,8 +302,8 @@ def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> P
 def refuse_points(position: Position, clock: AbstractClock, targets: Array) -> Position:
     """As that of `gflow.driver`. Nobody can empty the log inside of a JAX transformation: it keeps what it has room
     for, and counts on."""
-    position = driver.refuse_points(position, clock, targets)
-    return eqx.tree_at(lambda p: p.log.room, position, jnp.asarray(jnp.iinfo(int).max, int))
+    refused = driver.refuse_points(position, clock, targets)
+    return eqx.tree_at(lambda p: p.log.room, refused, jnp.asarray(jnp.iinfo(int).max, int))
 
 
 def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> Position:

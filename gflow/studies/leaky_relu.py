@@ -1,11 +1,13 @@
 """Implicit bias of the flow in two-layer leaky ReLU networks on nearly orthogonal data, output weights fixed.
 
-Frei, Vardi, Bartlett, Srebro and Hu 2023 (arXiv 2210.07082). With output weights +-1/sqrt(m), shares p1 and p2 of either
-sign and slope g of the activation, the flow of the exponential loss tends in direction to a network of rank two: neurons
-with positive output weight to v, the others to u. In closed form (derived here, checked by the flow below): with
-Q_ik = y_i y_k (x_i . x_k) c_ik, c = p1 + g^2 p2 for two positive samples, p2 + g^2 p1 for two negative ones, g otherwise,
+Frei, Vardi, Bartlett, Srebro and Hu 2023 (arXiv 2210.07082). With output weights +-1/sqrt(m), shares p1 and p2 of
+either sign and slope g of the activation, the flow of the exponential loss tends in direction to a network of rank two:
+neurons with positive output weight to v, the others to u. In closed form (derived here, checked by the flow below):
+with Q_ik = y_i y_k (x_i . x_k) c_ik, c = p1 + g^2 p2 for two positive samples, p2 + g^2 p1 for two negative ones, g
+otherwise,
 
-    lambda = Q^-1 1,  v = (sum_+ lambda x - g sum_- lambda x) / sqrt(m),  u = (sum_- lambda x - g sum_+ lambda x) / sqrt(m),
+    lambda = Q^-1 1,
+    v = (sum_+ lambda x - g sum_- lambda x) / sqrt(m),  u = (sum_- lambda x - g sum_+ lambda x) / sqrt(m),
 
 with the certificate lambda > 0, y_i v . x_i > 0, y_i u . x_i < 0. Once signs have settled, margins obey
 q' = Q e^-q / n, so t e^-q_i / n tends to lambda_i.
@@ -15,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -92,7 +95,7 @@ def _limit(quick: bool, report: Callable) -> xr.Dataset:
         save = np.array([500.0, 1000.0])
         traj = gradient_flow(model, X, y, clock=LogTimeClock(), save=save, rtol=1e-12)
         first, last = np.asarray(traj.model.hidden)
-        margins = y * np.asarray(jax.vmap(traj.final)(X))
+        margins = y * np.asarray(jax.vmap(traj.final)(jnp.asarray(X)))
         found = np.exp(float(traj.log_time[-1]) - np.log(len(y)) - margins)
         # W = W* log t + const: what it gains says W* without the constant.
         gained = (last - first) / float(traj.log_time[1] - traj.log_time[0])
@@ -100,7 +103,7 @@ def _limit(quick: bool, report: Callable) -> xr.Dataset:
         singular = np.linalg.svd(gained, compute_uv=False)
         probes = rng.normal(size=(2000, X.shape[1]))
         end = TwoLayerNetwork(gained, model.output, slope)
-        signs = np.sign(np.asarray(jax.vmap(end)(probes))) == np.sign(probes @ limit.z)
+        signs = np.sign(np.asarray(jax.vmap(end)(jnp.asarray(probes)))) == np.sign(probes @ limit.z)
         kappa = np.sqrt(min(positive, negative) / max(positive, negative))
         svm = np.linalg.norm(limits.l2_max_margin(X, y).beta)
         gram = X @ X.T
@@ -143,7 +146,8 @@ def _orthogonal(quick: bool, report: Callable) -> xr.Dataset:
     hidden = (h / np.array([[2.0], [1.0]])).T
     model = TwoLayerNetwork(hidden, np.array([0.5, 0.5, -0.5, -0.5]), 0.25, train_output=False)
     traj = gradient_flow(model, X, y, clock=TimeClock(), save=np.array([5.0, 1e6]), rtol=1e-12)
-    margins = np.array([y * np.asarray(jax.vmap(m)(X)) for m in (jax.tree.map(lambda v: v[0], traj.model), traj.final)])
+    first = jax.tree.map(lambda v: v[0], traj.model)
+    margins = np.array([y * np.asarray(jax.vmap(m)(jnp.asarray(X))) for m in (first, traj.final)])
     times = [np.exp(event.log_time) for event in traj.events]
     return xr.Dataset(
         {"time": ("event", times), "margin": (("save", "sample"), margins)},
@@ -211,11 +215,13 @@ def _scan_claims(ds: xr.Dataset) -> Sequence[Claim]:
         one = ds.sel(slope=slope)
         promised, holds = one.promised.values > 0, one.holds.values > 0
         lacking = float(np.sum(promised & ~holds))
-        text = f"slope {slope:g}: of {promised.sum()} data sets that the theorem's condition covers, the conclusion fails on"
+        text = f"slope {slope:g}: of {promised.sum()} data sets under the theorem's condition, the conclusion fails on"
         claims.append(Claim.close(text, 0, lacking, 0))
         broken = ds.ratio.values[~holds]
         worst = float(broken.max()) if broken.size else 0.0
-        text = f"slope {slope:g}: largest min|x|^2 / (n max|x_i . x_j|) at which it fails, against the theorem's constant"
+        text = (
+            f"slope {slope:g}: largest min|x|^2 / (n max|x_i . x_j|) at which it fails, against the theorem's constant"
+        )
         claims.append(Claim.at_most(text, float(one.needed), worst))
     return claims
 
@@ -247,10 +253,11 @@ def _scan_figure(ds: xr.Dataset) -> Any:
 STUDY = Study(
     name="leaky-relu",
     title="Implicit bias in leaky ReLU networks on nearly orthogonal data",
-    source="After S. Frei, G. Vardi, P. Bartlett, N. Srebro and W. Hu, ICLR 2023, arXiv 2210.07082: the part on gradient "
-    "flow. The closed form of the limit was derived for this study.",
-    summary="The flow of a two-layer leaky ReLU network with fixed output weights tends to a network of rank two with a "
-    "linear decision boundary and equal margins. The flow is followed to t = e^1000 and compared with the closed form; "
+    source="After S. Frei, G. Vardi, P. Bartlett, N. Srebro and W. Hu, ICLR 2023, arXiv 2210.07082: the part on "
+    "gradient flow. The closed form of the limit was derived for this study.",
+    summary="The flow of a two-layer leaky ReLU network with fixed output weights tends to a network of rank two "
+    "with a linear decision boundary and equal margins. "
+    "The flow is followed to t = e^1000 and compared with the closed form; "
     "the condition on the data is scanned until the conclusion breaks.",
     parts=(
         Part("limit", "The limit and its multipliers", _limit, _limit_claims),

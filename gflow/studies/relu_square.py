@@ -1,12 +1,12 @@
-"""Implicit regularization in ReLU networks with the square loss: no function of the parameters says where the flow ends.
+"""Implicit regularization in ReLU networks with the square loss: no function of the parameters says where it ends.
 
 Vardi and Shamir 2021 (arXiv 2012.05156) show that for a single ReLU neuron trained from zero a function R such that the
 limit always minimizes R among the points of zero loss would have to be constant. The data sets here are a construction
-of its own with the same effect: x1 = (1, 0, 0), y1 = 1; x2 = (0, e, 0), y2 = e c; x3 = K (1, -1, 1), y3 = 0. The points of
-zero loss are (1, c, s), s <= c - 1, the one of least norm is q = (1, c, 0). Early x3 is active and pushes w_3 below zero;
-when w . x3 passes zero it falls silent, w_3 is frozen, and the flow ends at (1, c, s) != q with (limit - q) orthogonal
-to q. So R(limit) <= R(q); on the data set {(q / |q|^2, 1)} the flow ends at q while `limit` has zero loss too, so
-R(q) <= R(limit). Rotations, scalings and chains of such steps link all nonzero points, for d >= 3.
+of its own with the same effect: x1 = (1, 0, 0), y1 = 1; x2 = (0, e, 0), y2 = e c; x3 = K (1, -1, 1), y3 = 0. The points
+of zero loss are (1, c, s), s <= c - 1, the one of least norm is q = (1, c, 0). Early x3 is active and pushes w_3 below
+zero; when w . x3 passes zero it falls silent, w_3 is frozen, and the flow ends at (1, c, s) != q with (limit - q)
+orthogonal to q. So R(limit) <= R(q); on the data set {(q / |q|^2, 1)} the flow ends at q while `limit` has zero loss
+too, so R(q) <= R(limit). Rotations, scalings and chains of such steps link all nonzero points, for d >= 3.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,22 +63,24 @@ def exact_end(e: Any, c: Any, K: Any, digits: int = 30) -> tuple[mpf, mpf]:
         e, c, K = (mp.fraction(*map(int, str(v).split("/"))) if "/" in str(v) else mpf(v) for v in (e, c, K))
         e, c, K = +e, +c, +K
         X, y = mp.matrix([[1, 0, 0], [0, e, 0], [K, -K, K]]), mp.matrix([1, e * c, 0])
-        values, vectors = mp.eigsy(X.T * X)
+        values, vectors = mp.eigsy(X.T * X)  # pyright: ignore[reportAttributeAccessIssue]
         b = vectors.T * (X.T * y)
-        at = lambda t: vectors * mp.matrix([b[i] * -mp.expm1(-values[i] * t) / values[i] for i in range(3)])
+        grown = lambda value, t: -mp.expm1(-value * t) / value  # pyright: ignore[reportAttributeAccessIssue]
+        at = lambda t: vectors * mp.matrix([b[i] * grown(values[i], t) for i in range(3)])
         silent = lambda t: (X * at(t))[2]
         # x3 is active from the start; the slow modes bring it down once.
         right = mpf(1)
         while silent(right) > 0:
             right *= mpf("1.1")
-        time = mp.findroot(silent, (right / mpf("1.1"), right), solver="anderson", tol=mpf(10) ** (-2 * digits))
+        find = mp.findroot  # pyright: ignore[reportAttributeAccessIssue]
+        time = find(silent, (right / mpf("1.1"), right), solver="anderson", tol=mpf(10) ** (-2 * digits))
         end = at(time)[2]
     with mp.workdps(digits):
         return +time, +end
 
 
 def least_norm(X: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """The point of zero loss of least norm: w . x_i = y_i where y_i > 0, w . x_i <= 0 where y_i = 0. None if there is none.
+    """The point of zero loss of least norm: w . x_i = y_i where y_i > 0, w . x_i <= 0 where y_i = 0. None if none is.
 
     On the equations' solutions p + N v what remains is least distance programming (Lawson & Hanson 1974, ch. 23).
 
@@ -121,7 +123,7 @@ def _impossibility(quick: bool, report: Callable) -> xr.Dataset:
         report(k / len(SETS))
         time, third = exact_end(e, c, K)
         numbers = [float(mpf(v.split("/")[0]) / int(v.split("/")[1])) for v in (e, c)]
-        X, y = impossible_set(*numbers, K)
+        X, y = impossible_set(numbers[0], numbers[1], K)
         traj = _flow(ReLUNeuron(np.zeros(3)), X, y, at_kink=1.0, save=times)
         path = np.vstack([np.zeros(3), np.asarray(traj.model.weights)])
         down = [event for event in traj.events if event.sample == 2 and event.kind == "down"]
@@ -142,20 +144,35 @@ def _impossibility(quick: bool, report: Callable) -> xr.Dataset:
     dims = {"path": ("set", "save", "coordinate"), "end": ("set", "coordinate")}
     ds = xr.Dataset({name: (dims.get(name, ("set",)), np.array(value)) for name, value in rows.items()})
     return ds.assign(exact=(("set", "what"), np.array(texts, dtype=object))).assign_coords(
-        set=[f"e={e}, c={c}, K={K}" for e, c, K in SETS], save=np.append(0.0, times), what=["event time", "third coordinate"]
+        set=[f"e={e}, c={c}, K={K}" for e, c, K in SETS],
+        save=np.append(0.0, times),
+        what=["event time", "third coordinate"],
     )
 
 
 def _impossibility_claims(ds: xr.Dataset) -> Sequence[Claim]:
     claims = []
-    known = ((6.883803335951124, -0.46937806020615529, 1.04417112853063), (1.817749801880979897, -0.14195821692495809, 1.00309553734006))
+    known = (
+        (6.883803335951124, -0.46937806020615529, 1.04417112853063),
+        (1.817749801880979897, -0.14195821692495809, 1.00309553734006),
+    )
     for k, (time, third, ratio) in enumerate(known):
         name = str(ds.set.values[k])
         q = np.array([1.0, float(ds.end[k, 1].round(9)), 0.0])
         measured = float(np.linalg.norm(ds.end.values[k]) / np.linalg.norm(q))
         claims += [
-            Claim.close(f"{name}: exact time at which x3 falls silent ({ds.exact.values[k, 0]})", time, ds.time_exact[k], 1e-14 * time),
-            Claim.close(f"{name}: exact third coordinate of the limit ({ds.exact.values[k, 1]})", third, ds.third_exact[k], 1e-15),
+            Claim.close(
+                f"{name}: exact time at which x3 falls silent ({ds.exact.values[k, 0]})",
+                time,
+                ds.time_exact[k],
+                1e-14 * time,
+            ),
+            Claim.close(
+                f"{name}: exact third coordinate of the limit ({ds.exact.values[k, 1]})",
+                third,
+                ds.third_exact[k],
+                1e-15,
+            ),
             Claim.close(f"{name}: the flow's event time", float(ds.time_exact[k]), ds.time[k], 1e-10),
             Claim.close(f"{name}: the flow's limit", float(ds.third_exact[k]), ds.third[k], 1e-10),
             Claim.close(f"{name}: norm of the limit over that of q", ratio, measured, 1e-9),
@@ -199,9 +216,7 @@ def _ratios(quick: bool, report: Callable) -> xr.Dataset:
             best = least_norm(X, y)
             if best is None or np.linalg.norm(best) == 0:
                 continue
-            traj = _flow(
-                ReLUNeuron(np.zeros(d)), X, y, at_kink=1.0, stop=1e7, rtol=1e-8, throw=False, max_steps=20_000
-            )
+            traj = _flow(ReLUNeuron(np.zeros(d)), X, y, at_kink=1.0, stop=1e7, rtol=1e-8, throw=False, max_steps=20_000)
             end = np.asarray(traj.final.weights)
             unfinished[i, k] = 0.5 * np.sum((np.maximum(X @ end, 0) - y) ** 2)
             ratio[i, k] = np.linalg.norm(end) / np.linalg.norm(best)
@@ -209,7 +224,8 @@ def _ratios(quick: bool, report: Callable) -> xr.Dataset:
             report((i + (k + 1) / count) / len(dimensions))
     dims = ("d", "set")
     return xr.Dataset(
-        {"ratio": (dims, ratio), "inner": (dims, orthogonal), "loss": (dims, unfinished)}, coords={"d": list(dimensions)}
+        {"ratio": (dims, ratio), "inner": (dims, orthogonal), "loss": (dims, unfinished)},
+        coords={"d": list(dimensions)},
     )
 
 
@@ -237,7 +253,11 @@ def _ratio_figure(ds: xr.Dataset) -> Any:
         share = 1 - (np.arange(values.size)) / max(values.size, 1)
         ax.step(values, share, where="post", color=colour, label=f"d = {d}")
     ax.axvline(np.sqrt(2), color="black", ls="--", lw=0.9, label=r"$\sqrt{2}$")
-    ax.set(xlabel="norm of the limit / least norm of zero loss", ylabel="share of data sets at or above", xlim=(0.995, 1.45))
+    ax.set(
+        xlabel="norm of the limit / least norm of zero loss",
+        ylabel="share of data sets at or above",
+        xlim=(0.995, 1.45),
+    )
     ax.legend(fontsize=8)
     return figure
 
@@ -257,7 +277,7 @@ def _monotone(quick: bool, report: Callable) -> xr.Dataset:
 
 
 def _monotone_claims(ds: xr.Dataset) -> Sequence[Claim]:
-    text = "a leaky ReLU neuron (slope 0.2), 3 samples in d = 6, from zero: relative distance to the solution of least norm"
+    text = "a leaky ReLU neuron (slope 0.2), 3 samples in d = 6, from zero: relative distance to least norm"
     return [Claim.at_most(text, 1e-9, ds.error)]
 
 
@@ -297,7 +317,9 @@ def _hidden_layer(quick: bool, report: Callable) -> xr.Dataset:
         drifts.append(abs(float(np.sum(traj.final.hidden**2) - np.sum(traj.final.output**2))))
         report((k + 1) / 4)
     times = np.array([1.0, 2.0, 5.0])
-    traj = _flow(TwoLayerNetwork(np.array([[0.2]]), np.array([0.1]), slope=0.0), np.ones((1, 1)), np.ones(1), save=times)
+    traj = _flow(
+        TwoLayerNetwork(np.array([[0.2]]), np.array([0.1]), slope=0.0), np.ones((1, 1)), np.ones(1), save=times
+    )
     exact = np.array([scalar_network(t, 0.1, 0.2, 1.0) for t in times])
     found = np.stack([np.asarray(traj.model.output)[:, 0], np.asarray(traj.model.hidden)[:, 0, 0]], axis=1)
     return xr.Dataset(
@@ -314,12 +336,16 @@ def _hidden_layer(quick: bool, report: Callable) -> xr.Dataset:
 def _hidden_claims(ds: xr.Dataset) -> Sequence[Claim]:
     u = ds.limit.values
     return [
-        Claim.close("width 1, e = 1/10 set, from balanced weights of 1e-6: third coordinate of v w", -0.557588, u[1, 2], 1e-6),
+        Claim.close(
+            "width 1, e = 1/10 set, from balanced weights of 1e-6: third coordinate of v w", -0.557588, u[1, 2], 1e-6
+        ),
         Claim.close("norm of v w over that of q", 1.0618002162, np.linalg.norm(u[1]) / np.hypot(1, 1.2), 1e-9),
         Claim.close("the limits from 1e-4 and 1e-6 differ by", 0.0, u[0] - u[1], 1e-7),
         Claim.at_least("it differs from the single neuron's, -0.4694, by", 0.08, abs(u[1, 2] + 0.46937806)),
         Claim.at_most("drift of |w|^2 - v^2", 1e-10, ds.drift),
-        Claim.at_most("one sample, imbalanced: error of v and w at t = 1, 2, 5", 1e-10, np.abs(ds.scalar - ds.scalar_exact)),
+        Claim.at_most(
+            "one sample, imbalanced: error of v and w at t = 1, 2, 5", 1e-10, np.abs(ds.scalar - ds.scalar_exact)
+        ),
     ]
 
 
@@ -358,14 +384,26 @@ def _zero_claims(ds: xr.Dataset) -> Sequence[Claim]:
 STUDY = Study(
     name="relu-square-loss",
     title="Implicit regularization in ReLU networks with the square loss",
-    source="After G. Vardi and O. Shamir, COLT 2021, arXiv 2012.05156; the data sets are a construction of gflow's own.",
-    summary="A single ReLU neuron trained from zero on three samples ends at a point of zero loss that is not the one of "
-    "least norm, by an amount that the data set decides; so no function of the parameters is the regularizer. What holds "
-    "instead: the distance to every point of zero loss never increases, and so the norm of the limit is at most twice the "
-    "least one.",
+    source="After G. Vardi and O. Shamir, COLT 2021, arXiv 2012.05156; the data sets are a construction of our own.",
+    summary="A single ReLU neuron trained from zero on three samples ends at a point of zero loss that is not the one "
+    "of least norm, by an amount that the data set decides; so no function of the parameters is the "
+    "regularizer. What holds instead: the distance to every point of zero loss never increases, and so the "
+    "norm of the limit is at most twice the least one.",
     parts=(
-        Part("impossibility", "Data sets on which no function of the parameters can be the regularizer", _impossibility, _impossibility_claims, {"paths": _impossibility_figure}),
-        Part("norm-ratios", "How far the limit can be from least norm: a search", _ratios, _ratio_claims, {"ratios": _ratio_figure}),
+        Part(
+            "impossibility",
+            "Data sets on which no function of the parameters can be the regularizer",
+            _impossibility,
+            _impossibility_claims,
+            {"paths": _impossibility_figure},
+        ),
+        Part(
+            "norm-ratios",
+            "How far the limit can be from least norm: a search",
+            _ratios,
+            _ratio_claims,
+            {"ratios": _ratio_figure},
+        ),
         Part("monotone", "Monotone activations give least norm", _monotone, _monotone_claims),
         Part("hidden-layer", "One hidden layer", _hidden_layer, _hidden_claims),
         Part("zero", "Starts near and at zero", _zero, _zero_claims),
