@@ -73,7 +73,9 @@ class Trajectory(eqx.Module):
             return [Status(int(code)).sentence for code in np.ravel(self.status_code)]
         where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
         chatter = _CHATTER if self.stats.get("chattering", False) else ""
-        return Status(int(self.status_code)).sentence + where + chatter
+        chosen = sum(not event.unique for event in self.events)
+        choice = f" At {chosen} of its events the flow was not determined, and at_kink chose." if chosen else ""
+        return Status(int(self.status_code)).sentence + where + chatter + choice
 
     def to_xarray(self) -> xr.Dataset:
         """The saves as an `xarray.Dataset` along the dimension `save`.

@@ -205,9 +205,95 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=r"hidden_layer\(\) disagrees with the model"):
             gflow.gradient_flow(Wrong(jnp.asarray(W), claim), X, y, stop=30.0)
-    with pytest.raises(ValueError, match="at_kink must be 'leave', 'stay' or a slope from 0.1 to 1"):
+    with pytest.raises(ValueError, match=r"a slope from 0\.1 to 1"):
         gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=0.05)
     with pytest.raises(ValueError, match="solver must be an explicit one"):
         gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, solver=gflow.LogRadau())
     with pytest.raises(ValueError, match="inputs of the declared layer"):
         gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X[:, :1], y, stop=1.0)
+
+
+@pytest.mark.slow
+def test_jit_and_vmap_are_the_loop():
+    model, X, y = many(4, 5, 3)
+    X, y = jnp.asarray(X), jnp.asarray(y)
+
+    def end(scale):
+        start = TwoLayerNetwork(scale * model.hidden, model.output)
+        traj = gflow.gradient_flow(start, X, y, loss=gflow.losses.Logistic(), stop=5.0, rtol=1e-10, throw=False)
+        return traj.final.hidden, traj.events.count if isinstance(traj.events.count, jax.Array) else None
+
+    scales = jnp.array([0.5, 1.0, 2.0])
+    together, counts = jax.jit(jax.vmap(end))(scales)
+    for k, scale in enumerate(scales):
+        start = TwoLayerNetwork(scale * model.hidden, model.output)
+        alone = gflow.gradient_flow(start, X, y, loss=gflow.losses.Logistic(), stop=5.0, rtol=1e-10)
+        assert float(jnp.max(jnp.abs(alone.final.hidden - together[k]))) < 1e-9
+        assert len(alone.events) == int(counts[k])
+
+
+@pytest.mark.slow
+def test_biases_are_an_input_of_one():
+    model, X, y = many(6, 5, 3, seed=1)
+    biased = TwoLayerNetwork(model.hidden[:, :2], model.output, bias=model.hidden[:, 2])
+    flat = np.append(X[:, :2], np.ones((5, 1)), axis=1)
+    a = gflow.gradient_flow(biased, X[:, :2], y, stop=gflow.decades(5))
+    b = gflow.gradient_flow(model, flat, y, stop=gflow.decades(5))
+    np.testing.assert_allclose(a.final.hidden, b.final.hidden[:, :2], atol=1e-12)
+    np.testing.assert_allclose(a.final.bias, b.final.hidden[:, 2], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_conventions_where_the_flow_is_not_determined():
+    X, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, 1.0])
+    # Exactly on the kink of the second sample, which repels.
+    start = TwoLayerNetwork(np.array([[1.0, 0.0]]), np.ones(1), slope=0.0, train_output=False)
+    ends = {}
+    for at_kink in ("leave", "stay", 1.0):
+        traj = gflow.gradient_flow(start, X, y, clock=gflow.TimeClock(), stop=1.0, at_kink=at_kink)
+        (event,) = traj.events
+        assert "At 1 of its events the flow was not determined" in traj.status
+        assert not event.unique and (event.neuron, event.sample) == (0, 1)
+        ends[at_kink] = float(traj.final.hidden[0, 1]), event.kind
+    assert ends["leave"] == ends[1.0] and ends["leave"][0] > 0.1 and ends["leave"][1] == "up"
+    assert ends["stay"] == (0.0, "stay")
+
+
+@pytest.mark.slow
+def test_parallel_samples_share_a_kink():
+    """A sample that is a multiple of another, with the opposite sign: as by the general rule for a pair."""
+    X, y = np.array([[1.0, 0.5], [-2.0, -1.0], [0.3, -1.0]]), np.array([1.0, -1.0, 1.0])
+    model = TwoLayerNetwork(np.array([[-0.4, 0.3], [0.2, -0.7]]), np.array([0.8, -0.5]), slope=0.2)
+    traj = gflow.gradient_flow(model, X, y, clock=gflow.TimeClock(), stop=3.0, rtol=1e-10)
+    case = {"X": X, "y": y, "slope": 0.2, "W0": model.hidden, "a0": model.output, "T": 3.0}
+    end = np.concatenate([np.ravel(traj.final.hidden), traj.final.output])
+    assert traj.events and np.max(np.abs(smoothed(case, 1e-6) - end)) < 2e-5
+
+
+@pytest.mark.slow
+def test_undeclared_kinks_are_told_of():
+    class Plain(eqx.Module):
+        W: jax.Array
+        a: jax.Array
+
+        def __call__(self, x):
+            return self.a @ jax.nn.leaky_relu(self.W @ x, 0.1)
+
+    model, X, y = many(50, 10, 20)
+    traj = gflow.gradient_flow(Plain(model.hidden, model.output), X, y, stop=3.0, max_steps=1500, throw=False)
+    assert "chattered" in traj.status and "max_steps" in traj.status
+
+
+@pytest.mark.slow
+def test_large_network_to_1e_100():
+    model, X, y = many(500, 20, 50)
+    traj = gflow.gradient_flow(model, X, y, stop=gflow.decades(100))
+    assert traj.success and len(traj.events) > 2000
+    assert float(jnp.max(jnp.abs(balance(traj.final) - balance(model)))) < 1e-10
+
+
+@pytest.mark.slow
+def test_small_network_to_1e_4343(trained):
+    model, X, y, _ = trained
+    traj = gflow.gradient_flow(model, X, y, save=gflow.decades(jnp.geomspace(1.0, 4343.0, 20)))
+    assert float(jnp.max(jnp.abs(balance(traj.model) - balance(model)[None]))) < 1e-10

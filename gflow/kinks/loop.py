@@ -149,7 +149,7 @@ def advance(
         shift = jnp.where(far, jnp.log(state[-1]), 0.0)
 
         def land(saves):
-            """Saves that are passed on the way to `after`."""
+            """The next save, which the step has passed."""
 
             def root(target):
                 even = (lambda v: jnp.arcsinh(v)) if clock.counts_loss else (lambda v: v)
@@ -163,9 +163,9 @@ def advance(
                 speed = rate if clock.counts_loss else field[-1] / y[-1] + rate
                 ds = (targets[saves.filled] - value(flow, y, p.gauge)) / speed
                 ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < s), ds, 0.0)
-                closer = y + ds * field
+                y = y + ds * field
                 # Residuals that are exactly zero have no direction: the flow rests.
-                return s + ds, jnp.where(jnp.all(jnp.isfinite(closer)), closer, p.state)
+                return s + ds, jnp.where(jnp.all(jnp.isfinite(y)), y, p.state)
 
             s = root(targets[saves.filled])
             _, ended = jax.lax.fori_loop(0, 2, lambda _, c: closer(c[0]), (s, p.state))
