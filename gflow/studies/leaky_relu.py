@@ -178,7 +178,7 @@ def _orthogonal_claims(ds: xr.Dataset) -> Sequence[Claim]:
 
 def _scan(quick: bool, report: Callable) -> xr.Dataset:
     slopes = np.array([0.1, 0.3, 0.5, 0.9])
-    dimensions = np.unique(np.geomspace(11, 2e4 if quick else 1e6, 12 if quick else 25).astype(int))
+    dimensions = np.unique(np.geomspace(11, 1e11, 20 if quick else 40).astype(int))
     n, trials = 10, 10 if quick else 40
     ratio = np.zeros((dimensions.size, trials))
     spread = np.zeros_like(ratio)
@@ -230,7 +230,7 @@ def _scan_figure(ds: xr.Dataset) -> Any:
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6.8, 4), layout="constrained")
-    edges = np.geomspace(ds.ratio.values.min(), ds.ratio.values.max() * 1.001, 16)
+    edges = np.geomspace(ds.ratio.values.min(), ds.ratio.values.max() * 1.001, 24)
     middle = np.sqrt(edges[1:] * edges[:-1])
     bins = np.digitize(ds.ratio.values, edges) - 1
     styles = zip(ds.slope.values, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("o", "s", "^", "D"), strict=True)
