@@ -172,7 +172,9 @@ def advance(
             put = lambda rows, v: rows.at[saves.filled].set(v, mode="drop")
             log_time = flow.log_time(ended, p.gauge)
             if not clock.counts_loss:
-                log_time = jnp.where(jnp.all(ended == p.state), targets[saves.filled], log_time)
+                # At rest, or where the residuals are mostly rounding, time passes without a motion that tells it.
+                rests = jnp.all(ended == p.state) | (p.sight.rounding > 1e-3)
+                log_time = jnp.where(rests, targets[saves.filled], log_time)
             return Saves(
                 put(saves.coordinates, ended[:-1]),
                 put(saves.gamma, flow.gamma(ended[:-1])),
