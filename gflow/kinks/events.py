@@ -169,10 +169,12 @@ def first_event(before: Watch, after: Watch, h: Array, armed: Array, nodes: int 
     at = lambda x: g0 + x * (d0 + x * (square + x * cube))
 
     def search():
-        low, seen = [], armed
+        # What lies far below zero from the start is a kink that repels and is stayed on by choice.
+        drift = _DRIFT * before.scale
+        low, seen, close = [], armed, g0 >= -drift
         for node in range(1, nodes + 1):
             g = g1 if node == nodes else at(node / nodes)
-            low.append((seen & (g < 0)) | (g < -_DRIFT * before.scale))
+            low.append((seen & (g < 0)) | (close & (g < -drift)))
             seen = seen | (g > ARMED * before.scale)
         hits = jnp.stack([jnp.any(v) for v in low])
         node = jnp.argmax(hits)
@@ -299,7 +301,7 @@ def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> D
     h = jnp.where(sides > 0, p, jnp.where(sides < 0, n, n + blend * (p - n)))
     speed = a * (E @ (h @ E))
     up, down = speed + a * (p - h), speed + a * (n - h)
-    open_ = on & ~attracts & (up > 0) & (down < 0)
+    open_ = on & ~attracts & (up >= 0) & (down <= 0) & (up > down)
     stays = open_ & (chart.at_kink < 0)
     out = jnp.where(up <= 0, -1, jnp.where(down >= 0, 1, jnp.where(speed < 0, -1, 1)))
     sides = jnp.where(on, jnp.where(stays, 0, out), sides)
