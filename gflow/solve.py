@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,6 +19,10 @@ from . import driver, validate
 from .charts import AbstractChart, chart_of, descent_chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
+from .kinks import loop as kinks_loop
+from .kinks.chart import piecewise_chart
+from .kinks.events import EventLog, join_logs
+from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope
 from .losses import AbstractLoss, Exponential
 from .modified import ModifiedFlow
 from .solvers import choose, LogRadau, Phase
@@ -63,6 +67,7 @@ def gradient_flow(
     metrics: dict[str, Callable] | None = None,
     resume: Trajectory | None = None,
     eta: float | Float[Array, ""] | None = None,
+    at_kink: str | float = "leave",
 ) -> Trajectory:
     """Integrate the gradient flow d theta / dt = -grad L(theta) of a model on data.
 
@@ -91,6 +96,10 @@ def gradient_flow(
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run with the same solver.
     - `eta`: follow gradient descent with this step size instead, up to O(eta^2): see `gflow.modified`.
+    - `at_kink`: for models that declare their kinks (see `gflow.kinks`), how the flow goes on where that is not
+      determined (a start on a kink that repels or at weights of zero, an output weight that passes through zero while
+      its neuron slides): "leave", to the side that a smoothed activation selects; "stay"; or the slope of the
+      activation at zero, as a number. Events at which this made a difference have `unique=False`.
 
     **Returns:** a `Trajectory`.
 
@@ -120,10 +129,18 @@ def gradient_flow(
     validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
-    if eta is None:
-        flow = Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
+    if declared(model):
+        if eta is not None or observed is not None:
+            raise ValueError(
+                "model declares its kinks, and with those neither a modified flow (eta) nor masked targets are supported."
+            )
+        check_layer(model, X)
+        engine = _PIECEWISE
+        flow = Flow(piecewise_chart(model, X, targets, loss, kink_slope(at_kink, model.hidden_layer())), X, targets, loss)
+    elif eta is None:
+        engine, flow = _SMOOTH, Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
     else:
-        flow = _modified(model, X, targets, loss, observed, solver, eta)
+        engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save, _gamma(flow))
     earlier = None
     if resume is not None:
@@ -132,6 +149,7 @@ def gradient_flow(
     end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
     validate.check_separable(model, X, y, loss, clock, end)
 
+    logs: list[EventLog] = []
     points = jnp.asarray([end] if save is None else save, float)
     count = points.shape[0]
     if save is not None:
@@ -139,41 +157,43 @@ def gradient_flow(
         points = jnp.append(points, jnp.asarray(end, float))
     aims = clock.inner(points)
     phases = _phases(flow, clock, end, resume) if solver is None else (Phase(solver, None),)
+    if engine is _PIECEWISE:
+        phases = (Phase(kinks_loop.solver_for(solver), None),)
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
     taken = 0
     if resume is None:
-        position = _start(flow, phases[0].solver, rtol)
+        position = engine.start(flow, phases[0].solver, rtol)
     else:
         position = _with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
         if isinstance(position.solver, LogRadau.State):
             phases = phases[-1:]
     if not concrete:
-        position = driver.refuse_points(position, clock, aims)
+        position = engine.refuse_points(position, clock, aims)
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
     with decade_bar(clock, end, progress if concrete else False) as report:
-        run = lambda p, s, budget, solver, steps: _advance(
+        run = lambda p, s, budget, solver, steps: engine.advance(
             flow, p, s, clock, aims, solver, rtol, jnp.asarray(budget), steps
         )
         for k, phase in enumerate(phases):
             if k > 0:
                 if concrete and (int(position.status) != Status.max_steps or _taken(position) >= int(limit)):
                     break
-                position = _change_solver(flow, position, phase.solver, rtol)
+                position = engine.change_solver(flow, position, phase.solver, rtol)
             steps = limit if phase.steps is None else jnp.minimum(limit, phase.steps)
             onward = functools.partial(run, solver=phase.solver, steps=steps)
             if not concrete:
                 position, saves = onward(position, saves, max_steps)
             elif _taken(position) < int(steps):
-                position, saves = in_chunks(onward, position, saves, report)
+                position, saves = in_chunks(onward, position, saves, report, logs)
             else:
                 position = _with_status(position, Status.max_steps)
     if not concrete or int(position.status) == Status.step_too_small:
-        position, saves = _conclude(flow, position, saves, clock, aims)
+        position, saves = engine.conclude(flow, position, saves, clock, aims)
     measured = lambda models: measure(metrics, models, X, y)
-    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured)
+    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured, logs)
     if earlier is not None:
         traj = concatenate(earlier, traj)
     return judge(traj, throw, concrete)
@@ -209,10 +229,24 @@ def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array,
     return X, y, targets if observed is None else targets[observed], observed
 
 
-_start = eqx.filter_jit(driver.start)
-_change_solver = eqx.filter_jit(driver.change_solver)
-_advance = eqx.filter_jit(driver.advance)
-_conclude = eqx.filter_jit(driver.conclude)
+class _Engine(NamedTuple):
+    """What takes the steps."""
+
+    start: Callable
+    change_solver: Callable
+    advance: Callable
+    conclude: Callable
+    refuse_points: Callable
+
+    @classmethod
+    def of(cls, module: Any) -> "_Engine":
+        compiled = (module.start, module.change_solver, module.advance, module.conclude)
+        start, change_solver, advance, conclude = map(eqx.filter_jit, compiled)
+        return cls(start, change_solver, advance, conclude, module.refuse_points)
+
+
+_SMOOTH = _Engine.of(driver)
+_PIECEWISE = _Engine.of(kinks_loop)
 
 
 @eqx.filter_jit
@@ -236,19 +270,28 @@ def _with_status(position: Any, status: Status) -> Any:
     return eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(status), int))
 
 
-def in_chunks(run: Callable, position: Any, saves: Any, report: Callable) -> Any:
-    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
+def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog] | None = None) -> Any:
+    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard. Events are taken
+    out of the position into `logs`."""
     budget = 500
     try:
         while int(position.status) == Status.running:
             began = time.perf_counter()
             position, saves = run(position, saves, budget)
+            position = _take_events(position, logs)
             report(position)
             if time.perf_counter() - began < 0.1:
                 budget = min(2 * budget, 1_000_000)
     except KeyboardInterrupt:
         position = _with_status(position, Status.interrupted)
     return position, saves
+
+
+def _take_events(position: Any, logs: list[EventLog]) -> Any:
+    if not isinstance(position, kinks_loop.Position):
+        return position
+    logs.append(join_logs([position.log]))
+    return eqx.tree_at(lambda p: p.log, position, position.log.emptied())
 
 
 @contextlib.contextmanager
@@ -281,7 +324,8 @@ def _inner(position: Any, clock: AbstractClock) -> float:
 
 
 def _collect(
-    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, measured: Any
+    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, measured: Any,
+    logs: list[EventLog],
 ) -> Trajectory:
     coordinates, gamma, log_time = saves.coordinates, saves.gamma, saves.log_time
     last = coordinates[-1]
@@ -299,9 +343,12 @@ def _collect(
         coordinates, gamma, log_time = coordinates[:count], gamma[:count], log_time[:count]
     models = models_at(flow.chart, coordinates)
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
+    wasted = (5 * position.rejected > 2 * position.steps) & (position.steps + position.rejected > 200)
+    stats["chattering"] = wasted & has_undeclared_kinks(flow)
+    log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
         models, model_at(flow.chart, last), gamma, log_time, measured(models), position.status, stats, clock, flow,
-        position,
+        position, log=log,
     )  # fmt: skip
 
 

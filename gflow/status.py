@@ -16,6 +16,7 @@ class Status(enum.IntEnum):
     minimum = 7
     interrupted = 8
     bad_points = 9
+    kinks_meet = 10
     steps_used = 20
     diverged = 21
     left_chart = 22
@@ -52,6 +53,9 @@ _SENTENCES = {
     Status.left_chart: (
         "The next step of the descent carries a weight of the network through zero, which its logarithmic coordinates "
         "cannot hold; lower the step size."
+    Status.kinks_meet: (
+        "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed on; "
+        "move the data a little."
     ),
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from .clocks import AbstractClock
 from .flow import Flow
+from .kinks.events import join_logs
 from .status import Status
+
+_CHATTER = (
+    " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare "
+    "its pre-activations (see gflow.kinks)."
+)
 
 
 class Trajectory(eqx.Module):
@@ -44,6 +50,16 @@ class Trajectory(eqx.Module):
     flow: Flow
     position: Any
     step: Int[Array, " S"] | None = None
+    log: Any = None
+
+    @property
+    def events(self) -> Any:
+        """Of a model that declares its kinks, what happened at them: a list of `gflow.kinks.Event` in order of time.
+
+        Inside a JAX transformation and after `vmap`, arrays instead, of which the first `count` rows count."""
+        if self.log is None:
+            return []
+        return self.log.records() if _is_concrete_scalar(self.log.count) else self.log
 
     @property
     def success(self) -> Any:
@@ -61,7 +77,10 @@ class Trajectory(eqx.Module):
         where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
         if int(self.status_code) == Status.diverged:
             where = f" The loss has risen with every step since step {int(self.position.rising_since)}.{where}"
-        return Status(int(self.status_code)).sentence + where
+        chatter = _CHATTER if self.stats.get("chattering", False) else ""
+        chosen = sum(not event.unique for event in self.events)
+        choice = f" At {chosen} of its events the flow was not determined, and at_kink chose." if chosen else ""
+        return Status(int(self.status_code)).sentence + where + chatter + choice
 
     def to_xarray(self) -> xr.Dataset:
         """The saves as an `xarray.Dataset` along the dimension `save`.
@@ -137,6 +156,8 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     join = lambda a, b: jnp.concatenate([a, b])
     arrays = lambda t: eqx.partition(t.model, eqx.is_array)
     model = eqx.combine(jax.tree.map(join, arrays(first)[0], arrays(second)[0]), arrays(second)[1])
+    if first.log is not None:
+        second = eqx.tree_at(lambda t: t.log, second, join_logs([first.log, second.log]))
     return _with_rows(second, model, lambda t: join(t(first), t(second)))
 
 

@@ -18,7 +18,12 @@ import numpy as np
 import xarray as xr
 
 # The names that `gflow reproduce` takes, and the modules that hold the studies.
-STUDIES: dict[str, str] = {"deep-factorization": "factorization", "discretization": "discretization"}
+STUDIES: dict[str, str] = {
+    "leaky-relu": "leaky_relu",
+    "relu-square-loss": "relu_square",
+    "deep-factorization": "factorization",
+    "discretization": "discretization",
+}
 
 
 class Claim(NamedTuple):
