@@ -16,6 +16,8 @@ class Status(enum.IntEnum):
     minimum = 7
     interrupted = 8
     bad_points = 9
+    no_model = 10
+    unverified = 11
 
     @property
     def sentence(self) -> str:
@@ -42,5 +44,7 @@ _SENTENCES = {
         "targets)."
     ),
     Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
+    Status.no_model: "make_model raised an error at this point of the sweep, so there was nothing to run.",
+    Status.unverified: "The flow reached the stop, but two solutions do not agree to the digits asked for.",
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }
