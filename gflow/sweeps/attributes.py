@@ -76,7 +76,7 @@ def _hash_models(problem: Problem, models: Sequence[Any]) -> str:
             digest.update(str(sorted(model.items())).encode())
             continue
         for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)):
-            leaf = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+            leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
             digest.update(np.asarray(leaf).tobytes())
     if not isinstance(models[0], dict):
         digest.update(_computation(models[0], np.asarray(problem.data[0][0][0], float)))

@@ -43,7 +43,7 @@ def axes_of(over: Any, taken: Sequence[str]) -> tuple[Axis, ...]:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"over must have names of arguments as keys, not {name!r}.")
         if name in taken:
-            raise ValueError(f"over must not hold {name!r}: the result has a variable of that name; rename the argument.")
+            raise ValueError(f"over must not hold {name!r}: the result has a variable of this name; rename it.")
     return tuple(_axis(name, values) for name, values in over.items())
 
 

@@ -24,6 +24,7 @@ from .chunks import Chunk
 from .models import groups
 from .problem import Problem
 
+
 def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The variables of a chunk, as arrays of its shape, and of points that could not be made what was said."""
     points = chunk.points()

@@ -64,7 +64,7 @@ def extents(lengths: Sequence[int], order: Sequence[int], most: int) -> tuple[in
 def cut(lengths: Sequence[int], shape: Sequence[int]) -> Iterator[Chunk]:
     """All chunks, in an order that jumps about in the grid: what is left then costs as much as what is done."""
     counts = [-(-length // side) for length, side in zip(lengths, shape, strict=True)]
-    corners = list(itertools.product(*(range(0, count * side, side) for count, side in zip(counts, shape, strict=True))))
+    corners = list(itertools.product(*(range(0, n * side, side) for n, side in zip(counts, shape, strict=True))))
     total = len(corners)
     stride = max(1, round(total * (math.sqrt(5.0) - 1.0) / 2.0))
     while math.gcd(stride, total) > 1:

@@ -69,10 +69,10 @@ def sweep(
       call goes on after an interruption; several processes may work on one store. A store that was made with other
       arguments is refused.
     - `executor`: any `concurrent.futures.Executor`, such as `distributed.Client(...).get_executor()`.
-    - `workers`: without an executor, how many processes of this machine to use: one for each core by default, 0 for none
-      but this one. Sweeps of a single chunk, and on GPUs and other devices, run in this process.
-    - `batching`: how a chunk is computed, "map" (in turn) or "vmap" (in lock-step): by default the former on CPUs, where
-      it was measured to be faster, the latter elsewhere.
+    - `workers`: without an executor, how many processes of this machine to use: one for each core by default, 0 for
+      none but this one. Sweeps of a single chunk, and on GPUs and other devices, run in this process.
+    - `batching`: how a chunk is computed, "map" (in turn) or "vmap" (in lock-step): by default the former on CPUs,
+      where it was measured to be faster, the latter elsewhere.
     - `progress`: a bar over the points, shown in a terminal or notebook only; or a function called as
       `progress(done, total)`.
 
@@ -92,7 +92,8 @@ def sweep(
         >>> import gflow, jax.numpy as jnp
         >>> X, y = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
         >>> over = {"depth": [2], "scale": [0.01, 1.0, 100.0]}
-        >>> ds = gflow.sweep(gflow.models.DiagonalNetwork, X, y, over=over, stop=gflow.decades(1000), rtol=1e-6, workers=0)
+        >>> network = gflow.models.DiagonalNetwork
+        >>> ds = gflow.sweep(network, X, y, over=over, stop=gflow.decades(1000), rtol=1e-6, workers=0)
         >>> ds.sizes["scale"], bool((ds.status == gflow.Status.success).all())
         (3, True)
 
@@ -203,8 +204,8 @@ def _run(
     if unmade:
         point, text = next(iter(unmade.items()))
         warnings.warn(
-            f"make_model failed at {len(unmade):,} points, whose status says so and whose values are missing; at {point} "
-            f"it said: {text}",
+            f"make_model failed at {len(unmade):,} points, whose status says so and whose values are missing; at "
+            f"{point} it said: {text}",
             stacklevel=3,
         )
 
@@ -220,4 +221,8 @@ def _bar(total: int, done: int, progress: bool | Callable[[int, int], None]) -> 
         return
     # None: shown in a terminal only.
     with tqdm(total=total, initial=done, unit=" points", disable=None if progress else True) as bar:
-        yield lambda now: bar.update(now - bar.n) and None
+
+        def report(now: int) -> None:
+            bar.update(now - bar.n)
+
+        yield report

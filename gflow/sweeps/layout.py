@@ -35,7 +35,8 @@ class Layout:
         return math.prod(self.shape)
 
     def coordinates(self) -> dict[str, Any]:
-        return {axis.name: (axis.name, axis.labels) for axis in self.axes} | {"save": ("save", self.save, self.save_about)}
+        along = {axis.name: (axis.name, axis.labels) for axis in self.axes}
+        return along | {"save": ("save", self.save, self.save_about)}
 
     def arranged(self, ds: xr.Dataset) -> xr.Dataset:
         """`ds`, whose axes are sorted, in the order that the user gave."""

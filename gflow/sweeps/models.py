@@ -1,7 +1,7 @@
 """Models of many points at once, as one model whose arrays have a leading axis.
 
-Where a traced make_model gives the same model as a called one (`traceable`), it is compiled once and called on arrays of
-scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
+Where a traced make_model gives the same model as a called one (`traceable`), it is compiled once and called on arrays
+of scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
 """
 
 import functools
@@ -100,8 +100,8 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
 
 
 def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
-    """The point, with the first index along axes that a compiled make_model does not depend on. Of the data it knows the
-    shape, if anything."""
+    """The point, with the first index along axes that a compiled make_model does not depend on. Of the data it knows
+    the shape, if anything."""
     shapes = [np.shape(X)[1:] for X, _ in problem.data]
     first = {"data": shapes.index(shapes[problem.data_index(point)]) if problem.takes_dim else 0}
     free = (*problem.traced, *OWN)

@@ -43,20 +43,20 @@ class Problem:
     def saves(self) -> int:
         return 1 if self.save is None else len(self.save)
 
-    def value(self, name: str, index: Sequence[int], default: Any) -> Any:
+    def value(self, name: str, index: Sequence[int] | np.ndarray, default: Any) -> Any:
         """The value of an axis at a point, or `default` where there is no such axis."""
         for axis, k in zip(self.axes, index, strict=True):
             if axis.name == name:
                 return axis.values[k]
         return default
 
-    def data_index(self, index: Sequence[int]) -> int:
+    def data_index(self, index: Sequence[int] | np.ndarray) -> int:
         return next((int(k) for axis, k in zip(self.axes, index, strict=True) if axis.name == "data"), 0)
 
-    def loss_at(self, index: Sequence[int]) -> AbstractLoss:
+    def loss_at(self, index: Sequence[int] | np.ndarray) -> AbstractLoss:
         return self.value("loss", index, self.loss)
 
-    def arguments(self, index: Sequence[int]) -> dict[str, Any]:
+    def arguments(self, index: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """What make_model gets at a point."""
         point = {a.name: a.values[k] for a, k in zip(self.axes, index, strict=True) if a.name not in OWN}
         X = self.data[self.data_index(index)][0]
@@ -64,7 +64,7 @@ class Problem:
             point["dim"] = np.shape(X)[1]
         return point
 
-    def describe(self, index: Sequence[int]) -> str:
+    def describe(self, index: Sequence[int] | np.ndarray) -> str:
         """A point in words."""
         return ", ".join(f"{a.name} = {a.labels[k]}" for a, k in zip(self.axes, index, strict=True))
 

@@ -1,8 +1,8 @@
 """The result of a sweep on disk: a zarr group whose chunks are those of the sweep.
 
 A chunk is a file for each variable, written beside its place and renamed; `status` comes last and is the mark that the
-chunk is complete. So whatever ends the process, every chunk is there or is not. Every file closes with a CRC-32C of what
-it holds. Processes that work on one store write the same files with the same content.
+chunk is complete. So whatever ends the process, every chunk is there or is not. Every file closes with a CRC-32C of
+what it holds. Processes that work on one store write the same files with the same content.
 """
 
 import json
@@ -26,8 +26,8 @@ _FORMAT = 1
 
 
 class OnDisk:
-    """A store, made or opened. Raises ValueError if it was made with other arguments or is damaged, OSError if it cannot
-    be made."""
+    """A store, made or opened. Raises ValueError if it was made with other arguments or is damaged, OSError if it
+    cannot be made."""
 
     def __init__(self, path: Path, layout: Layout):
         import zarr
@@ -84,8 +84,8 @@ class OnDisk:
             if name.startswith("version_") and self.attributes.get(name) != version:
                 raise ValueError(
                     f"store {self.path} is unfinished and was made with {name.removeprefix('version_')} "
-                    f"{self.attributes.get(name)}, and here is {version}; go on with the same versions or choose another "
-                    "store."
+                    f"{self.attributes.get(name)}, and here is {version}; go on with the same versions or choose "
+                    "another store."
                 )
 
     def _file(self, name: str, chunk: Chunk) -> Path:
