@@ -1,4 +1,4 @@
-"""A sweep that takes milliseconds a point, for the tests of what goes on around the flows. All of them share programs."""
+"""A sweep that takes milliseconds a point, for the tests of what goes on around the flows. They share programs."""
 
 import diffrax
 import numpy as np

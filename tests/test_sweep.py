@@ -1,6 +1,5 @@
 """What a sweep returns: the flows of its points, whatever they are made and computed by."""
 
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -75,6 +74,7 @@ def test_threads_give_the_same(ds):
         xr.testing.assert_identical(run(workers=None, executor=pool), ds)
 
 
+@pytest.mark.slow
 def test_lanes_in_lock_step_give_the_same(ds):
     lanes = run(batching="vmap")
     np.testing.assert_allclose(lanes.beta, ds.beta, rtol=1e-9)
@@ -92,7 +92,7 @@ def by_numpy(seed, scale):
 @pytest.mark.parametrize("make_model, traced", [(by_jax, ("seed", "scale")), (by_numpy, ("scale",))])
 def test_seeds_and_scales(make_model, traced):
     over = {"seed": [3, 1], "scale": [1.0, 0.1]}
-    problem, layout = planned(make_model, over)
+    problem, _ = planned(make_model, over)
     assert problem.traced == traced
     got = run(make_model, over=over)
     traj = gflow.gradient_flow(make_model(1, 0.1), X, y, save=jnp.asarray(SAVE), solver=SOLVER, rtol=1e-6)
@@ -147,17 +147,19 @@ def test_a_point_without_a_model_does_not_spoil_the_others(ds):
             raise ArithmeticError("no such network")
         return network(scale)
 
-    with pytest.warns(UserWarning, match=r"make_model failed at 1 points.* at scale = 0.5 it said: ArithmeticError: no"):
+    with pytest.warns(UserWarning, match=r"make_model failed at 1 points.* at scale = 0.5 it said: Arithmetic"):
         got = run(fragile)
     assert int(got.status.sel(scale=0.5)) == gflow.Status.no_model and np.isnan(got.beta.sel(scale=0.5)).all()
     rest = [0.1, 1.0, 2.0, 0.2]
     xr.testing.assert_identical(got.sel(scale=rest).drop_attrs(), ds.sel(scale=rest).drop_attrs())
 
 
-def test_runs_that_fail_leave_gaps_and_a_status():
-    got = run(over={"scale": [1e-3, 2.0]}, max_steps=12)
+def test_runs_that_fail_leave_gaps_and_a_status(ds):
+    steps = ds.steps + ds.rejections
+    most, fewest = (float(ds.scale[k]) for k in (steps.argmax(), steps.argmin()))
+    got = run(over={"scale": [most, fewest]}, max_steps=int(steps.min()))
     assert got.status.values.tolist() == [gflow.Status.max_steps, gflow.Status.success]
-    assert np.isnan(got.neg_log_loss.sel(scale=1e-3)).any() and 0 < float(got.final_neg_log_loss[0]) < 4.0
+    assert np.isnan(got.neg_log_loss.sel(scale=most)).any() and 0 < float(got.final_neg_log_loss[0]) < 4.0
 
 
 def test_metrics_and_data_sets():
@@ -186,17 +188,16 @@ def test_data_sets_of_other_shapes_and_losses():
 
 
 def test_the_precise_backend_by_the_same_call():
-    over = {"scale": ["1/8", "1"], "depth": [2, 3]}
-    got = gflow.sweep(dict, [[1, 2], [2, -1]], [1, 1], over=over, save=["10", "1e40"], digits=30, workers=0, progress=False)
+    over, more = {"scale": ["1/8", "1"], "depth": [2, 3]}, {"save": ["10", "1e40"], "digits": 30}
+    got = gflow.sweep(dict, [[1, 2], [2, -1]], [1, 1], over=over, workers=0, progress=False, **more)
     assert (got.status == gflow.Status.success).all() and (got.digits >= 30).all()
-    with warnings.catch_warnings():
-        single = gflow.precise.diagonal_flow([[1, 2], [2, -1]], [1, 1], depth=3, scale="1/8", save=["10", "1e40"], digits=30)
+    single = gflow.precise.diagonal_flow([[1, 2], [2, -1]], [1, 1], depth=3, scale="1/8", **more)
     at = got.sel(scale="1/8", depth=3)
     for name in ("beta", "log_time", "neg_log_loss"):
         assert at[name].values.tolist() == single.to_xarray()[name].values.tolist()
 
 
-@pytest.mark.parametrize("lengths, most", [((1000,), 64), ((7, 41), 64), ((2, 3, 10_000), 64), ((5,), 1), ((100, 1000), 40)])
+@pytest.mark.parametrize("lengths, most", [((1000,), 64), ((7, 41), 64), ((2, 3, 10_000), 64), ((5,), 1), ((99, 999), 40)])
 def test_chunks_cover_the_grid_once(lengths, most):
     shape = chunks.extents(lengths, range(len(lengths)), most)
     assert np.prod(shape) <= most

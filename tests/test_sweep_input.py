@@ -52,7 +52,7 @@ def test_data_that_no_beta_separates():
 
 
 def test_executor_and_workers():
-    with pytest.raises(ValueError, match="executor and workers cannot both be given: an executor brings its own."):
+    with pytest.raises(ValueError, match=r"executor and workers cannot both be given: an executor brings its own\."):
         run(executor=object())
 
 

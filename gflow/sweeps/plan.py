@@ -188,7 +188,13 @@ def _probes(problem: Problem) -> tuple[list[tuple[tuple[int, ...], Any]], set[st
         forms = set()
         for k in along:
             point = tuple(k if other == position else 0 for other in range(len(problem.axes)))
-            model = problem.make_model(**problem.arguments(point))
+            try:
+                model = problem.make_model(**problem.arguments(point))
+            except ValueError:
+                raise
+            except Exception:
+                # One bad point: its status will say so.
+                continue
             X, y = problem.data[problem.data_index(point)]
             form = (structure(model), X.shape, y.shape)
             if form not in forms or k == along[-1]:

@@ -167,7 +167,8 @@ class OnDisk:
                     )
                 if not np.array_equal(old[name].values, values):
                     raise ValueError(f"store {self.path} was made with {name} in another order; {remedy}.")
-        for name in [name for name in {**mine, **found} if not name.startswith("version_")]:
+        # The name of make_model does not matter, what it makes does.
+        for name in [name for name in {**mine, **found} if name != "make_model" and not name.startswith("version_")]:
             if found.get(name) != mine.get(name):
                 what = _NAMES.get(name, name)
                 if name.endswith("sha256"):
