@@ -98,7 +98,7 @@ def test_processes_of_this_machine_of_which_one_is_killed(tmp_path):
 
     def progress(done, total):
         if done > 60 and not killed:
-            victim = next(p for p in psutil.Process().children(recursive=True) if "loky" in " ".join(p.cmdline()))
+            victim = next(p for p in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(p.cmdline()))
             killed.append(victim.pid)
             os.kill(victim.pid, signal.SIGKILL)
 

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from ..charts import chart_of
 from ..flow import Flow
@@ -129,7 +129,7 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, A
     devices = jax.local_device_count()
     if devices > 1 and each["meant"].shape[0] % devices == 0:
         rows = PartitionSpec("points")
-        mesh = jax.make_mesh((devices,), ("points",), devices=jax.local_devices())
+        mesh = Mesh(np.array(jax.local_devices()), ("points",))
         run = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
     return run((arrays, each))
 
