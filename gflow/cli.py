@@ -17,11 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"gflow: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ngflow: interrupted; the same command goes on from the finished flows.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\ngflow: {str(error) or 'interrupted; the same command goes on from there.'}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -197,7 +197,7 @@ def test_the_precise_backend_by_the_same_call():
         assert at[name].values.tolist() == single.to_xarray()[name].values.tolist()
 
 
-@pytest.mark.parametrize("lengths, most", [((1000,), 64), ((7, 41), 64), ((2, 3, 10_000), 64), ((5,), 1), ((9, 999), 9)])
+@pytest.mark.parametrize("lengths, most", [((1000,), 64), ((7, 41), 64), ((2, 3, 999), 64), ((5,), 1), ((9, 999), 9)])
 def test_chunks_cover_the_grid_once(lengths, most):
     shape = chunks.extents(lengths, range(len(lengths)), most)
     assert np.prod(shape) <= most

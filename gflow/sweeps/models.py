@@ -44,18 +44,18 @@ def traceable(problem: Problem) -> tuple[str, ...]:
     names = [name for name in names if _same_traced(problem, first, (name,), made)]
     if not names or not _same_traced(problem, first, tuple(names), made):
         return ()
-    # Both ends of every axis, called and compiled.
+    # Both ends of every axis, called and traced.
     ends = [
         tuple(k if b == a else 0 for b in range(len(problem.axes)))
         for a, axis in enumerate(problem.axes)
         if axis.name in names
         for k in {0, len(axis) - 1}
     ]
-    compiled = _compiled(problem, first, tuple(names), np.array(ends))
+    traced = eqx.filter_vmap(_maker(problem, first, tuple(names)))(*_columns(problem, tuple(names), np.array(ends)))
     called = [problem.make_model(**problem.arguments(point)) for point in ends]
     if any(structure(model) != structure(made) for model in called):
         return ()
-    return tuple(names) if _close(_stack(called), compiled) else ()
+    return tuple(names) if _close(_stack(called), traced) else ()
 
 
 def _same_traced(problem: Problem, index: Sequence[int], names: tuple[str, ...], made: Any) -> bool:
@@ -78,14 +78,11 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
     """The models at `points` (their indices, shape (B, axes)), by structure. Points at which make_model raises go to
     `failures` with what it said."""
     fixed = {_fixed_part(problem, point) for point in points}
-    if problem.traced and len(fixed) == 1:
+    make = _compiled(problem, fixed.pop()) if len(fixed) == 1 else None
+    if make is not None:
         padded = np.concatenate([points, np.repeat(points[-1:], max(problem.batch - len(points), 0), axis=0)])
-        try:
-            yield Group(np.arange(len(points)), _compiled(problem, fixed.pop(), problem.traced, padded))
-            return
-        except Exception:
-            # At these values of the other axes it cannot be traced.
-            pass
+        yield Group(np.arange(len(points)), make(*_columns(problem, problem.traced, padded)))
+        return
     found: dict[Any, list[tuple[int, Any]]] = {}
     for row, point in enumerate(points):
         try:
@@ -124,13 +121,18 @@ def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> li
     return columns
 
 
-def _compiled(problem: Problem, index: tuple[int, ...], names: tuple[str, ...], points: np.ndarray) -> Any:
-    return _vectorized(problem, index, names)(*_columns(problem, names, points))
-
-
 @functools.lru_cache(maxsize=64)
-def _vectorized(problem: Problem, index: tuple[int, ...], names: tuple[str, ...]) -> Callable:
-    return eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, names)))
+def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
+    """A compiled make_model at these values of the axes that are not traced, if there is one."""
+    if not problem.traced:
+        return None
+    try:
+        made = problem.make_model(**problem.arguments(index))
+    except Exception:
+        return None
+    if not _same_traced(problem, index, problem.traced, made):
+        return None
+    return eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, problem.traced)))
 
 
 def _maker(problem: Problem, index: tuple[int, ...], names: tuple[str, ...]) -> Callable:
