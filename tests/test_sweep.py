@@ -155,8 +155,8 @@ def test_a_point_without_a_model_does_not_spoil_the_others(ds):
 
 
 def test_runs_that_fail_leave_gaps_and_a_status(ds):
-    steps = ds.steps + ds.rejections
-    most, fewest = (float(ds.scale[k]) for k in (steps.argmax(), steps.argmin()))
+    steps = (ds.steps + ds.rejections).values
+    most, fewest = SCALES[int(np.argmax(steps))], SCALES[int(np.argmin(steps))]
     got = run(over={"scale": [most, fewest]}, max_steps=int(steps.min()))
     assert got.status.values.tolist() == [gflow.Status.max_steps, gflow.Status.success]
     assert np.isnan(got.neg_log_loss.sel(scale=most)).any() and 0 < float(got.final_neg_log_loss[0]) < 4.0

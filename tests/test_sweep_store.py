@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_what_was_finished(whole, tmp_path, monkeypatch):
         real(self, chunk, values)
 
     monkeypatch.setattr(store.OnDisk, "write", write)
-    with pytest.raises(OSError, match=r"cannot be written: File too large\. 2 of 5 points are on disk and sound; make"):
+    with pytest.raises(OSError, match=r"cannot be written: File too large\. 2 of 5 points are on disk and sound; when"):
         run(store=folder)
     monkeypatch.undo()
     run(store=folder)
@@ -221,6 +221,12 @@ def test_ctrl_c_keeps_the_store_and_says_how_to_go_on(whole, tmp_path):
     with pytest.raises(gflow.SweepInterrupted, match=r"with store= the same call could go on") as caught:
         run(progress=progress)
     assert int((caught.value.dataset.status == gflow.Status.success).sum()) == 3
+
+
+def test_the_bar_is_for_terminals_only(whole, capfd):
+    run(store=whole, progress=True)
+    run(over={"scale": [1.0]}, progress=True)
+    assert capfd.readouterr() == ("", "")
 
 
 SCRIPT = f"""

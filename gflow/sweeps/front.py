@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -126,6 +127,9 @@ def sweep(
     left = [chunk for chunk in cut(layout.shape, layout.chunk) if not sink.holds(chunk)]
     if left and isinstance(sink, OnDisk):
         sink.require_versions()
+        # Processes at one store begin at different places, or all would compute the same.
+        turn = random.SystemRandom().randrange(len(left))
+        left = left[turn:] + left[:turn]
     _run(problem, sink, left, _crew(executor, workers, len(left)), progress)
     return sink.dataset()
 
@@ -171,7 +175,7 @@ def _run(
             except OSError as error:
                 raise OSError(
                     f"store {_place(sink)} cannot be written: {error.strerror or error}. {done:,} of {total:,} points "
-                    "are on disk and sound; make room, and the same call goes on from there."
+                    "are on disk and sound; when that is mended, the same call goes on from there."
                 ) from error
             unmade.update(failures)
             done += chunk.size
