@@ -14,6 +14,7 @@ CASES = {
     "odd name": (dict(over={"a b": [1]}), "over must have names of arguments as keys, not 'a b'."),
     "taken name": (dict(over={"beta": [1.0]}), "over must not hold 'beta': the result has a variable of this name; rename it."),
     "a number": (dict(over={"scale": 1.0}), "over['scale'] must be a list, an array or a dict of values, not 1.0."),
+    "an array of no axis": (dict(over={"scale": np.array(1.0)}), "must be a list, an array or a dict of values, not array(1.)"),
     "no values": (dict(over={"scale": []}), "over['scale'] must hold at least one value."),
     "objects": (dict(over={"scale": [max]}), "over['scale'] must hold numbers or texts; give other values names, as a dict of name: value."),
     "twice": (dict(over={"scale": [1.0, 1.0]}), "over['scale'] must hold every value once, not [1.0, 1.0]."),

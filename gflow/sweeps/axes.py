@@ -50,7 +50,7 @@ def axes_of(over: Any, taken: Sequence[str]) -> tuple[Axis, ...]:
 def _axis(name: str, values: Any) -> Axis:
     if isinstance(values, Mapping):
         labels, values = [str(key) for key in values], tuple(values.values())
-    elif isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+    elif isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0 or not hasattr(values, "__len__"):
         raise ValueError(f"over[{name!r}] must be a list, an array or a dict of values, not {values!r}.")
     elif len(values) and all(isinstance(value, AbstractLoss) for value in values):
         labels = [type(value).__name__.lower() for value in values]

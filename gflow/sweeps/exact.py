@@ -41,6 +41,9 @@ def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], di
                 X, y, **wanted, stop=problem.stop, save=problem.save, digits=problem.digits or 50,
                 loss=type(loss).__name__.lower(), reduction=loss.reduction,
             )  # fmt: skip
+        if run.status.startswith("The run was interrupted"):
+            # It has heard a Ctrl-C that is meant for the sweep.
+            raise KeyboardInterrupt
         texts = run.to_xarray()
         count = len(run.neg_log_loss)
         for name in ("neg_log_loss", "log_time", "beta"):

@@ -4,7 +4,6 @@ Where a traced make_model gives the same model as a called one (`traceable`), it
 of scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -121,11 +120,14 @@ def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> li
     return columns
 
 
-@functools.lru_cache(maxsize=64)
 def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     """A compiled make_model at these values of the axes that are not traced, if there is one."""
-    if not problem.traced:
-        return None
+    if problem.traced and index not in problem.compiled:
+        problem.compiled[index] = _compile(problem, index)
+    return problem.compiled.get(index)
+
+
+def _compile(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     try:
         made = problem.make_model(**problem.arguments(index))
     except Exception:

@@ -86,10 +86,7 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
     validate.check_solver(problem.solver)
     validate.check_numbers(problem.rtol, problem.max_steps)
     validate.check_points(problem.clock, problem.stop, problem.save, _start(model, X, y, problem.loss_at(first)))
-    end = problem.save[-1] if problem.stop is None else problem.stop
-    for X, y in problem.data:
-        for loss in losses:
-            validate.check_separable(model, X, y, loss, problem.clock, end)
+    _check_separable(problem, model, losses)
     problem.stop = None if problem.stop is None else float(problem.stop)
     problem.save = None if problem.save is None else np.asarray(problem.save, float)
 
@@ -163,6 +160,20 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
     return problem, Layout(
         problem.axes, save, {"long_name": "-log L"}, problem.variables, attributes(problem, made), shape
     )
+
+
+def _check_separable(problem: Problem, model: Any, losses: Sequence[Any]) -> None:
+    """Refuse data that no beta separates, if there are no other: where there are, its runs say so by their status."""
+    end = problem.save[-1] if problem.stop is None else problem.stop
+    refusals = []
+    for X, y in problem.data:
+        for loss in losses:
+            try:
+                validate.check_separable(model, X, y, loss, problem.clock, end)
+            except ValueError as error:
+                refusals.append(error)
+    if len(refusals) == len(problem.data) * len(losses):
+        raise refusals[0]
 
 
 def _start(model: Any, X: np.ndarray, y: np.ndarray, loss: Any) -> Any:

@@ -34,6 +34,8 @@ class Problem:
     traced: tuple[str, ...] = ()
     batch: int = 1
     width: int = 1
+    # Of a compiled make_model, by point; see `models`.
+    compiled: dict[Any, Any] = field(default_factory=dict, repr=False)
     takes_dim: bool = field(init=False)
 
     def __post_init__(self):
