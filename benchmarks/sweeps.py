@@ -241,8 +241,8 @@ def markdown(results: dict[str, Any]) -> str:
         work = [float(np.median([c["cpu"] for c in results["workers"][n]])) for n in ("1", "2")]
         parts += [
             "## From one worker to two, 1,000 scales",
-            f"{one:.2f} s and {two:.2f} s (best of {len(results['workers']['1'])}): efficiency {one / two / 2:.0%}. CPU "
-            f"time of all processes: {work[0]:.2f} s and {work[1]:.2f} s (medians).",
+            f"{one:.2f} s and {two:.2f} s (best of {len(results['workers']['1'])}): efficiency {one / two / 2:.0%}. "
+            f"CPU time of all processes: {work[0]:.2f} s and {work[1]:.2f} s (medians).",
         ]
     if "store" in results:
         names = {"seconds": "wall time", "cpu": "CPU time of all processes", "here": "of that, not in the workers"}
@@ -255,8 +255,8 @@ def markdown(results: dict[str, Any]) -> str:
         parts += [
             "## What a store costs, 1,000 scales, two workers, in turns",
             "\n".join(rows),
-            f"Workers do the same with a store and without. What the process that writes it does more is {share:.1%} of "
-            "the whole (medians).",
+            f"Workers do the same with a store and without. What the process that writes it does more is {share:.1%} "
+            "of the whole (medians).",
         ]
     if "memory" in results:
         found = results["memory"]
