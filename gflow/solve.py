@@ -264,8 +264,13 @@ def _collect(
     measured = {name: _measure(fn, models, flow) for name, fn in (metrics or {}).items()}
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
     return Trajectory(
-        models, flow.chart.at(last), gamma, log_time, measured, position.status, stats, clock, flow, position
+        models, _model(flow, last), gamma, log_time, measured, position.status, stats, clock, flow, position
     )
+
+
+@eqx.filter_jit
+def _model(flow: Flow, coordinates: Array) -> Any:
+    return flow.chart.at(coordinates)
 
 
 @eqx.filter_jit

@@ -52,6 +52,12 @@ def check_data(X: Any, y: Any, loss: Any) -> None:
             )
 
 
+@eqx.filter_jit
+def _call(model: Any, sample: Any) -> Any:
+    # Compiled functions are traced once a shape: a loop over models is not held up here.
+    return model(sample)
+
+
 def check_model(model: Any, X: Any) -> None:
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     if not leaves:
@@ -68,7 +74,7 @@ def check_model(model: Any, X: Any) -> None:
         if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
             raise ValueError("model must hold finite values, but a leaf holds NaN or infinite values.")
     try:
-        out = eqx.filter_eval_shape(model, X[0])
+        out = eqx.filter_eval_shape(_call, model, X[0])
     except Exception as error:
         raise ValueError(
             f"model must map one sample of shape {np.shape(X)[1:]} to a number, but calling it failed: {error}"

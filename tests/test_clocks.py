@@ -23,7 +23,7 @@ def test_decades():
     )
 
 
-@pytest.mark.parametrize("depth, scale", [(2, 1e-20), (2, 1.0), (3, 0.1)])
+@pytest.mark.parametrize("depth, scale", [(2, 1e-20), (2, 1.0), pytest.param(3, 0.1, marks=pytest.mark.slow)])
 def test_clocks_agree(depth, scale):
     by_loss = gflow.gradient_flow(diagonal(depth, scale), X, y, save=GAMMAS)
     log_t = np.asarray(by_loss.log_time)
@@ -50,7 +50,7 @@ def test_start_of_a_sum_is_below_zero():
     np.testing.assert_allclose(traj.neg_log_loss, [-0.5, -0.3, 0.1, 2.0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("depth, scale", [(2, 1e-20), (3, 1.0)])
+@pytest.mark.parametrize("depth, scale", [(2, 1e-20), pytest.param(3, 1.0, marks=pytest.mark.slow)])
 def test_save_points_do_not_change_the_path(depth, scale):
     few = gflow.gradient_flow(diagonal(depth, scale), X, y, stop=60.0)
     many = gflow.gradient_flow(diagonal(depth, scale), X, y, save=np.linspace(0.2, 60.0, 300))

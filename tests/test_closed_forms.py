@@ -27,7 +27,7 @@ def margins_from_weights(model, depth):
         return [mp.fsum(mp.mpf(float(v)) * (p - q) for v, p, q in zip(x, *row, strict=True)) for row in u]
 
 
-FAST = [(1e-60, 2), (1e-60, 3), (1e-60, 6), (1e-20, 4), (1e-3, 5), (1.0, 3), (1e3, 2), (1e3, 6)]
+FAST = [(1e-60, 2), (1e-60, 6), (1e-20, 4), (1.0, 3), (1e3, 2)]
 ALL = [(scale, depth) for scale in (1e-60, 1e-20, 1e-3, 1.0, 1e3) for depth in (2, 3, 4, 5, 6)]
 
 
@@ -48,8 +48,10 @@ def test_exponential_loss(scale, depth):
         assert np.abs(margins / gammas - 1).max() < 10 * RTOL
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-@pytest.mark.parametrize("scale", [1e-20, 0.1, 10.0])
+@pytest.mark.parametrize(
+    "depth, scale",
+    [(2, 1e-20), (3, 0.1)] + [pytest.param(*case, marks=SLOW) for case in ((2, 0.1), (2, 10.0), (3, 1e-20), (3, 10.0))],
+)
 def test_logistic_loss(depth, scale):
     gammas = np.array([0.4, 1.0, 60.0, 2302.0])
     model = gflow.models.DiagonalNetwork(3, depth, scale)
@@ -62,7 +64,7 @@ def test_logistic_loss(depth, scale):
 
 # For depth 3 and scale 1e-30 the flow leaves its plateau within a rounding error of log t.
 @pytest.mark.parametrize(
-    "depth, scale", [(2, 1e-30), pytest.param(2, 1.0, marks=SLOW), pytest.param(3, 1e-3, marks=SLOW), (3, 1.0)]
+    "depth, scale", [(2, 1e-30), pytest.param(2, 1.0, marks=SLOW), pytest.param(3, 1e-3, marks=SLOW), pytest.param(3, 1.0, marks=SLOW)]
 )
 def test_log_time_clock(depth, scale):
     truth = OneSample(x, depth, scale)

@@ -30,8 +30,8 @@ def differences(f, v, h):
     "loss, clock, stop, depth",
     [
         ("exponential", gflow.LossClock(), 20.0, 3),
-        ("logistic", gflow.LossClock(), 20.0, 2),
-        ("exponential", gflow.TimeClock(), 20.0, 2),
+        pytest.param("logistic", gflow.LossClock(), 20.0, 2, marks=pytest.mark.slow),
+        pytest.param("exponential", gflow.TimeClock(), 20.0, 2, marks=pytest.mark.slow),
     ],
 )
 def test_against_differences(loss, clock, stop, depth):
@@ -50,7 +50,7 @@ def test_against_differences(loss, clock, stop, depth):
         np.testing.assert_allclose(jacobian[:, k], by_differences, rtol=0, atol=1e-6 * size)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 0.5])
+@pytest.mark.parametrize("scale", [1e-20, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_closed_form(scale):
     """d beta / d log(scale), d log t / d log(scale) and d / d stop on one sample."""
     x = np.array([1.0, -2.0, 0.5])
@@ -77,6 +77,7 @@ def test_closed_form(scale):
             np.testing.assert_allclose(jacobian, slopes, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_derivative_of_the_landing():
     """gamma at the stop is the stop: d gamma / d stop = 1 and d gamma / d scale = 0; in time, t is the stop."""
     f = lambda v: run(v[0], X, v[1], depth=3)
@@ -84,6 +85,7 @@ def test_derivative_of_the_landing():
     np.testing.assert_allclose(jacobian[3], [0.0, 1.0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_jvp_through_a_generic_module():
     def f(factor):
         traj = gflow.gradient_flow(gflow.models.LinearModel(factor * jnp.ones(3)), X, y, stop=20.0, rtol=RTOL)

@@ -48,7 +48,7 @@ def closed_form(z, depth, scale):
     return [scale**depth * ((1 - w) ** -power - (1 + w) ** -power) for w in ws]
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+@pytest.mark.parametrize("depth", [2, 3, *(pytest.param(d, marks=pytest.mark.slow) for d in (4, 5))])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_closed_form_in_the_dual_variable(depth, scale):
     traj = gflow.gradient_flow(diagonal(depth, scale), X, y, save=GAMMAS, rtol=RTOL)
@@ -74,7 +74,7 @@ def test_closed_form_in_the_dual_variable(depth, scale):
 
 
 @pytest.mark.parametrize("loss", ["exponential", "logistic", "square"])
-@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("depth", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_against_scipy(depth, loss):
     """The same path from SciPy's DOP853 on equations written out in oracles.py, at scales far apart."""
     targets = np.array([1.0, -0.5]) if loss == "square" else y
@@ -97,8 +97,16 @@ def test_against_the_ode_in_time(depth):
         np.testing.assert_allclose(traj.log_time, np.log(times), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("depth", [2, 3, 4, 5])
-@pytest.mark.parametrize("scale", [1e-60, 1e-3, 1.0, 1e3])
+FAST = {(2, 1e-60), (3, 1e-60), (3, 1.0), (5, 1e3)}
+
+
+@pytest.mark.parametrize(
+    "depth, scale",
+    [
+        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+        for case in ((depth, scale) for depth in (2, 3, 4, 5) for scale in (1e-60, 1e-3, 1.0, 1e3))
+    ],
+)
 def test_invariants(depth, scale):
     """u_+ u_- = alpha^2 (D = 2), u_+^(2-D) + u_-^(2-D) = 2 alpha^(2-D) (D > 2), along the whole path."""
     traj = gflow.gradient_flow(diagonal(depth, scale), X, y, save=GAMMAS * 38, rtol=RTOL)

@@ -80,7 +80,7 @@ def test_failure_carries_the_trajectory():
 
 
 def test_batches_are_no_datasets():
-    run = lambda scale: gflow.gradient_flow(diagonal(2, scale), X, y, save=SAVE, throw=False)
+    run = lambda scale: gflow.gradient_flow(diagonal(2, scale), X, y, save=SAVE, throw=False, solver=gflow.LogRadau(3))
     batch = jax.vmap(run)(jnp.array([0.1, 1.0]))
     assert batch.status == ["The flow reached the stop."] * 2 and np.all(batch.success)
     assert str(batch) == "Trajectory(batched or traced, saves (2, 4))"

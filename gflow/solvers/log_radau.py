@@ -201,7 +201,11 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
         none = jnp.zeros_like(h), jnp.zeros((), int)
-        state = _State(stages, unit, h, stages, *none, kink, rates[-1], slopes[-1])
+        # Where F falls by many orders of magnitude its rate at the end is rounding of what it was at the start.
+        falls = (y0[-1] > 1e6 * times[-1]) & jnp.all(times > 0)
+        ratio = jnp.where(falls, times / jnp.where(falls, y0[-1], 1.0), 1.0)
+        field = rates[-1].at[-1].set(jnp.where(falls, times[-1] * (inverse[-1] @ jnp.log(ratio)), rates[-1, -1]))
+        state = _State(stages, unit, h, stages, *none, kink, field, slopes[-1])
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
