@@ -198,7 +198,8 @@ def _memory(options: Any) -> dict[str, Any]:
             sizes = []
             for process in (here, *here.children(recursive=True)):
                 try:
-                    sizes.append(process.memory_info().rss)
+                    # Pages that processes share count once.
+                    sizes.append(process.memory_full_info().pss)
                 except psutil.Error:
                     sizes.append(0)
             peak["all"], peak["parent"] = max(peak["all"], sum(sizes)), max(peak["parent"], sizes[0])
