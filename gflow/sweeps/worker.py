@@ -64,8 +64,8 @@ def begin(parent: int, folder: str) -> None:
     jax.monitoring.register_event_duration_secs_listener(_notice)
 
 
-def _notice(event: str, seconds: float, **about: Any) -> None:
-    if event.endswith("backend_compile_duration") and seconds > 0.5:
+def _notice(event: str, duration_secs: float, **about: Any) -> None:
+    if event.endswith("backend_compile_duration") and duration_secs > 0.5:
         _COMPILED.set()
 
 
