@@ -24,6 +24,7 @@ from .modified import modified as modified  # noqa: E402
 from .solve import FlowError as FlowError, FlowInterrupted as FlowInterrupted, gradient_flow as gradient_flow  # noqa: E402
 from .solvers import LogRadau as LogRadau  # noqa: E402
 from .status import Status as Status  # noqa: E402
+from .sweeps import sweep as sweep, SweepError as SweepError, SweepInterrupted as SweepInterrupted  # noqa: E402
 from .trajectory import Trajectory as Trajectory  # noqa: E402
 
 

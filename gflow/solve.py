@@ -287,8 +287,8 @@ def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: 
     return position, saves
 
 
-def _take_events(position: Any, logs: list[EventLog]) -> Any:
-    if not isinstance(position, kinks_loop.Position):
+def _take_events(position: Any, logs: list[EventLog] | None) -> Any:
+    if logs is None or not isinstance(position, kinks_loop.Position):
         return position
     logs.append(join_logs([position.log]))
     return eqx.tree_at(lambda p: p.log, position, position.log.emptied())

@@ -17,6 +17,8 @@ class Status(enum.IntEnum):
     interrupted = 8
     bad_points = 9
     kinks_meet = 10
+    no_model = 11
+    unverified = 12
     steps_used = 20
     diverged = 21
     left_chart = 22
@@ -53,9 +55,12 @@ _SENTENCES = {
     Status.left_chart: (
         "The next step of the descent carries a weight of the network through zero, which its logarithmic coordinates "
         "cannot hold; lower the step size."
+    ),
     Status.kinks_meet: (
         "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed on; "
         "move the data a little."
     ),
+    Status.no_model: "make_model raised an error at this point of the sweep, so there was nothing to run.",
+    Status.unverified: "The flow reached the stop, but two solutions do not agree to the digits asked for.",
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

@@ -294,8 +294,8 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         )
         moves = jnp.stack([hA @ d.F, hA @ (stages.F + d.F)])
         moved, extent = jnp.sqrt(jnp.max(jnp.mean(moves**2, axis=2), axis=1))
-        # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by less
-        # than a thousandth, and the log-pace, which is what time is made of, by less than a tenth of the tolerance.
+        # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by
+        # less than a thousandth, and the log-pace, of which time is made, by less than a tenth of the tolerance.
         wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(length, size0)), finest)
         size = jnp.stack([jnp.maximum(moved / wanted, weighted / 1e-3), jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
         damp = jnp.minimum(1.0, 2.0 / weighted)
