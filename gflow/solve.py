@@ -132,11 +132,11 @@ def gradient_flow(
     if declared(model):
         if eta is not None or observed is not None:
             raise ValueError(
-                "model declares its kinks, and with those neither a modified flow (eta) nor masked targets are supported."
+                "model declares its kinks, for which neither a modified flow (eta) nor masked targets are supported."
             )
         check_layer(model, X)
-        engine = _PIECEWISE
-        flow = Flow(piecewise_chart(model, X, targets, loss, kink_slope(at_kink, model.hidden_layer())), X, targets, loss)
+        at_zero = kink_slope(at_kink, model.hidden_layer())
+        engine, flow = _PIECEWISE, Flow(piecewise_chart(model, X, targets, loss, at_zero), X, targets, loss)
     elif eta is None:
         engine, flow = _SMOOTH, Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
     else:
