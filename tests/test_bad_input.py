@@ -167,7 +167,7 @@ def test_sentence(case, monkeypatch):
     if case == "float32":
         model = eqx.tree_at(lambda m: m.beta, arguments["model"], jnp.zeros(3, jnp.float32))
         arguments = {"model": model}
-    monkeypatch.setattr(solve, "_advance", None)
+    monkeypatch.setattr(solve, "_SMOOTH", solve._SMOOTH._replace(advance=None))
     with pytest.raises(ValueError, match=r"^" + re.escape(sentence) + "$"):
         call(**arguments)
 

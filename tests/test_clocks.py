@@ -36,6 +36,7 @@ def test_clocks_agree(depth, scale):
         np.testing.assert_allclose(by_time.log_time, log_t, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_sum_is_the_mean_with_another_zero_and_unit():
     mean = gflow.gradient_flow(diagonal(3, 0.5), X, y, save=GAMMAS)
     loss = gflow.losses.Exponential(reduction="sum")

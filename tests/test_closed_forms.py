@@ -27,7 +27,7 @@ def margins_from_weights(model, depth):
         return [mp.fsum(mp.mpf(float(v)) * (p - q) for v, p, q in zip(x, *row, strict=True)) for row in u]
 
 
-FAST = [(1e-60, 2), (1e-60, 6), (1e-20, 4), (1.0, 3), (1e3, 2)]
+FAST = [(1e-60, 6), (1e3, 2)]
 ALL = [(scale, depth) for scale in (1e-60, 1e-20, 1e-3, 1.0, 1e3) for depth in (2, 3, 4, 5, 6)]
 
 
@@ -38,7 +38,7 @@ def test_exponential_loss(scale, depth):
     traj = gflow.gradient_flow(model, x[None], np.ones(1), save=gammas, rtol=RTOL)
     truth = OneSample(x, depth, scale)
     assert traj.success
-    np.testing.assert_allclose(traj.neg_log_loss, gammas, rtol=1e-13)
+    np.testing.assert_allclose(traj.neg_log_loss, gammas, rtol=5e-13)
     assert relative(traj.model.beta, floats(truth.at(g) for g in gammas)).max() < 10 * RTOL
     log_times = np.array([float(truth.log_time(g)) for g in gammas])
     assert np.abs(traj.log_time - log_times).max() < 10 * RTOL + 1e-12 * gammas[-1]
@@ -50,7 +50,7 @@ def test_exponential_loss(scale, depth):
 
 @pytest.mark.parametrize(
     "depth, scale",
-    [(2, 1e-20), (3, 0.1)] + [pytest.param(*case, marks=SLOW) for case in ((2, 0.1), (2, 10.0), (3, 1e-20), (3, 10.0))],
+    [(2, 1e-20)] + [pytest.param(*case, marks=SLOW) for case in ((3, 0.1), (2, 0.1), (2, 10.0), (3, 1e-20), (3, 10.0))],
 )
 def test_logistic_loss(depth, scale):
     gammas = np.array([0.4, 1.0, 60.0, 2302.0])

@@ -29,7 +29,7 @@ def differences(f, v, h):
 @pytest.mark.parametrize(
     "loss, clock, stop, depth",
     [
-        ("exponential", gflow.LossClock(), 20.0, 3),
+        pytest.param("exponential", gflow.LossClock(), 20.0, 3, marks=pytest.mark.slow),
         pytest.param("logistic", gflow.LossClock(), 20.0, 2, marks=pytest.mark.slow),
         pytest.param("exponential", gflow.TimeClock(), 20.0, 2, marks=pytest.mark.slow),
     ],

@@ -70,7 +70,7 @@ def test_resume_refuses_another_flow(whole):
 
 def test_interrupt(whole, monkeypatch):
     """Ctrl-C while a piece runs: what was done before it comes back, and resuming gives the unbroken run."""
-    advance, calls = solve._advance, []
+    advance, calls = solve._SMOOTH.advance, []
 
     def interrupted(*args):
         calls.append(args)
@@ -80,7 +80,7 @@ def test_interrupt(whole, monkeypatch):
         small[7] = jnp.asarray(50)
         return advance(*small)
 
-    monkeypatch.setattr(solve, "_advance", interrupted)
+    monkeypatch.setattr(solve, "_SMOOTH", solve._SMOOTH._replace(advance=interrupted))
     with pytest.raises(gflow.FlowInterrupted, match=r"^gradient_flow was interrupted\.") as caught:
         gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE)
     part = caught.value.trajectory
@@ -140,6 +140,7 @@ def betas(scale, **more):
     return traj.model.beta, traj.neg_log_loss, traj.log_time, traj.status_code
 
 
+@pytest.mark.slow
 def test_vmap_map_and_jit_equal_the_loop():
     scales = jnp.array([1e-20, 0.1, 1.0, 30.0])
     loop = [betas(scale) for scale in scales]
@@ -161,6 +162,7 @@ def test_one_bad_element_spoils_no_other():
         assert np.all(np.isnan(gamma[k])) and np.all(np.isnan(log_time[k]))
 
 
+@pytest.mark.slow
 def test_too_few_steps_under_vmap():
     run = lambda scale: gflow.gradient_flow(diagonal(2, scale), X, y, save=SAVE, throw=False, max_steps=60)
     traj = jax.vmap(run)(jnp.array([1.0, 0.1]))

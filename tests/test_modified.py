@@ -25,7 +25,8 @@ def dense_hessian(model, loss, y=LABELS):
     return np.linalg.eigvalsh(jax.hessian(value)(theta)), float(value(theta))
 
 
-@pytest.mark.parametrize("name", [pytest.param("square", marks=pytest.mark.slow), "logistic"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["square", "logistic"])
 def test_ends_of_the_hessian(name):
     network = eqx.nn.MLP(3, "scalar", 6, 1, activation=jnp.tanh, key=jax.random.key(0))
     exact, value = dense_hessian(network, LOSSES[name])
@@ -72,6 +73,7 @@ def test_spectra_of_matrices():
         metrics.stable_rank(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [
     pytest.param(eqx.nn.MLP(3, "scalar", 4, 1, activation=jnp.tanh, key=jax.random.key(0)), marks=pytest.mark.slow),
     diagonal(2, 0.5),

@@ -247,7 +247,8 @@ def wait_for_chunks(folder, count, process):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_of_a_sweep_with_workers(tmp_path, workers):
     """A process, and its workers with it; then the rest here, as by an unbroken run."""
     over = {"scale": np.geomspace(0.01, 10.0, 320)}

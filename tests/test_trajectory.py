@@ -79,6 +79,7 @@ def test_failure_carries_the_trajectory():
     np.testing.assert_array_equal(traj.final.beta, traj.model.beta[-1])
 
 
+@pytest.mark.slow
 def test_batches_are_no_datasets():
     run = lambda scale: gflow.gradient_flow(diagonal(2, scale), X, y, save=SAVE, throw=False, solver=gflow.LogRadau(3))
     batch = jax.vmap(run)(jnp.array([0.1, 1.0]))

@@ -26,8 +26,8 @@ class TwoLayerNetwork(eqx.Module):
 
         ```python
         >>> import gflow, jax.numpy as jnp
-        >>> model = gflow.models.TwoLayerNetwork(jnp.array([[1.0, 2.0], [0.5, -1.0]]), jnp.array([1.0, -1.0]),
-        slope=0.1)
+        >>> hidden, output = jnp.array([[1.0, 2.0], [0.5, -1.0]]), jnp.array([1.0, -1.0])
+        >>> model = gflow.models.TwoLayerNetwork(hidden, output, slope=0.1)
         >>> float(model(jnp.array([1.0, 1.0])))  # 3 - 0.1 * (-0.5)
         3.05
 

@@ -142,7 +142,7 @@ def test_targets_out_of_reach():
     assert precise.diagonal_flow([[1], [1]], [1, 2], loss="square", stop=2, digits=20).success
 
 
-@pytest.mark.parametrize("problems", [range(2), pytest.param(range(50), marks=pytest.mark.slow)], ids=["2", "50"])
+@pytest.mark.parametrize("problems", [range(1), pytest.param(range(50), marks=pytest.mark.slow)], ids=["1", "50"])
 def test_float64_agrees_on_random_problems(problems):
     """Depths, scales and losses at random; beta, log t and the model itself."""
     rng = np.random.default_rng(2024)
