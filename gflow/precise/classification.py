@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from flint import arb, arb_mat, ctx, fmpq
 
-from .exact import LOG2_10, log10
+from .exact import LOG2_10, log10, rounding
 from .matrix import Clock
 from .network import DualNetwork
 
@@ -79,11 +79,13 @@ class Margins:
     def rates(self, V: list[arb], clock: Clock) -> list[arb]:
         """dz/ds = e^V, exactly 0 where that is below rounding beside the largest at its stage."""
         n, E = self.samples, []
-        lowest = -0.6932 * (ctx.prec + 20)
+        lowest = -rounding()
         for j in range(len(V) // n):
             row = V[j * n : (j + 1) * n]
-            top = max(row) + lowest
+            top = max(v for k, v in enumerate(row) if k not in clock.left_out) + lowest
             E += [v.exp() if v > top else _ZERO for v in row]
+        for k in clock.left_out:
+            E[k::n] = [_ZERO] * len(clock.gamma)
         return E
 
     def relations(self, margins: list[arb], V: list[arb], E: list[arb], clock: Clock) -> Relations:
@@ -143,8 +145,7 @@ class Margins:
     def _rate(self, run: Any, state: Any) -> tuple[arb, list[arb]]:
         network = run.network
         push = (arb_mat(1, self.samples, self.velocity(state.weights)) * network.X).entries()
-        found = network.beta(state.place, [_ZERO] * network.inputs)
-        return self.slope(found[1], push, state.weights), push
+        return self.slope(network.slopes(state.place), push, state.weights), push
 
     def prefers_loss(self, run: Any, state: Any) -> bool:
         """Whether gamma, not tau, is the better clock: late, and unless the flow waits at a saddle."""

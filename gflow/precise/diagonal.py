@@ -158,12 +158,12 @@ def _values(run: Run, state: State) -> dict[str, list[arb]]:
     """Everything that is saved of a state."""
     run.set_precision(max(log10(state.gamma), 0.0) + run.problem.begin(state))
     network = run.network
-    found = network.beta(state.place, [arb(0)] * network.inputs)
-    assert found is not None
-    margins = (arb_mat(1, network.inputs, found[0]) * network.XT).entries()
+    beta = network.beta(state.place)
+    assert beta is not None
+    margins = (arb_mat(1, network.inputs, beta) * network.XT).entries()
     direct = run.problem.log_weights(margins, state.gamma)
     shared = {
-        "neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in found[0]],
+        "neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in beta],
         "log_ratio": network.log_ratio(state.place),
     }  # fmt: skip
     if not run.problem.exponential:

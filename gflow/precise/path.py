@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from flint import arb, arb_mat, ctx
 
+from . import waking
 from .exact import exact_sum, LOG2_10, log10
 from .grids import LossGrid, TimeGrid
 from .matrix import Failure
@@ -56,7 +57,9 @@ class Record:
     polynomial: arb_mat
     sizes: list[float]
     asleep: list[int]
+    left_out: list[int]
     time_factor: arb | None = None
+    deeper: float = 0.0
 
 
 @dataclass(eq=False)
@@ -93,8 +96,7 @@ class Path:
             while index < len(self.records):
                 record = self.records[index]
                 if isinstance(record.grid, LossGrid) is loss:
-                    end = record.grid.end
-                    if value <= end * (1 + arb((1, -30))):
+                    if value <= record.grid.end or index == len(self.records) - 1:
                         break
                 index += 1
             else:
@@ -167,16 +169,23 @@ class Run:
         if state.record is None or isinstance(state.record.grid, LossGrid) is not on_loss:
             size = None
         failures = 0
+        self.set_precision(log10(state.gamma) if on_loss else 0.0)
+        asleep = waking.sleepers(state.weights) if on_loss else []
+        limits = waking.limits(self, state, asleep, self.settings.tolerance) if on_loss else waking.Limits()
         while failures < 400:
-            grid, tableau, size = self._propose(state, on_loss, size, last)
+            grid, tableau, size = self._propose(state, on_loss, size, last, limits)
+            limits.start = None
+            state = self._deepen(state, grid)
             inspect = functools.partial(self._hopeless, state, tableau)
             try:
                 guess = self._guess(state, grid, tableau)
-                stages = solve(
-                    self.network, self.problem, tableau, state.place, grid.clock(tableau.nodes), guess,
-                    self.settings.digits - 3 + self.extra, self.path.counts, inspect,
-                )  # fmt: skip
-                new, error = self._finish(state, grid, tableau, stages)
+                new, error = self._solve(state, grid, tableau, guess, asleep, inspect)
+                end = waking.wake(new.step, asleep, self.settings.tolerance) if asleep else None
+                if end is not None:
+                    new, error = self._part(new.step, cast(LossGrid, grid).cut(end))
+                    size = float(((end - state.gamma) / state.gamma).log1p())
+                if waking.wakes(new.weights, asleep):
+                    raise Failure("a sample woke up on the way")
             except TooRough as rough:
                 error = rough.error
             except Failure:
@@ -192,7 +201,7 @@ class Run:
                     room = -error - self.settings.tolerance
                     rounding = error < -self.settings.digits - 1.0
                     if failures == 0 and rounding and (reach := self._reach(new.step.sizes)) > 0:
-                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e6, 1.0)
+                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e15, 1.0)
                     return new, self._resize(grid, size, room, 4.0 if failures == 0 else 1.0, 0.2)
             self.path.counts["rejections"] += 1
             failures += 1
@@ -208,7 +217,7 @@ class Run:
             raise TooRough(error)
 
     def _propose(
-        self, state: State, on_loss: bool, size: float | None, last: Callable[[], arb]
+        self, state: State, on_loss: bool, size: float | None, last: Callable[[], arb], limits: waking.Limits
     ) -> tuple[LossGrid | TimeGrid, Tableau, float]:
         """The grid of the next step; `size` is log(gamma ratio), or log of the length in tau."""
         if on_loss:
@@ -219,11 +228,11 @@ class Run:
                 size = min(size, 0.7)
             here = log10(state.gamma)
             tableau = self.set_precision(min(here + size / math.log(10.0), self.height))
-            stop, end = last(), (state.gamma * arb(size).exp()).mid()
+            stop, end = last(), limits.apply(state.gamma, (state.gamma * arb(size).expm1()).mid())
             # Not so near to the end that the last step would be tiny.
             if end > stop or (stop - end) < (end - state.gamma) * arb("0.05"):
                 end = stop
-                size = float((end / state.gamma).log())
+            size = float(((end - state.gamma) / state.gamma).log1p())
             return LossGrid(state.gamma, end, self.problem.offset, self.problem.kappa), tableau, size
         length: float = self.problem.first_length(self, state) if size is None else size
         # A coordinate on its way to a pole stops before it, by a factor at a time.
@@ -250,7 +259,7 @@ class Run:
     def _resize(self, grid: Any, size: float, room: float, most: float, least: float) -> float:
         """The size at which the error would be at the tolerance, from `room` decades between the two."""
         room = (room - 0.3) / (self.settings.stages - 0.5)
-        factor = min(max(10.0**min(max(room, -6.0), 6.0), least), most)
+        factor = min(max(10.0**min(max(room, -6.0), 15.0), least), most)
         if isinstance(grid, TimeGrid):
             return size + math.log(factor)
         return size * factor
@@ -267,7 +276,7 @@ class Run:
 
     def _guess(self, state: State, grid: Any, tableau: Tableau) -> list[arb]:
         # Beside a pole two solutions are a little apart in time, and that is everything.
-        if self.seed is not None and (isinstance(grid, LossGrid) or self.network.depth == 2):
+        if self.seed is not None and self._repeats(grid):
             found = self.seed.find(grid, tableau.nodes)
             if found is not None:
                 return self._interpolate(found, grid)
@@ -290,6 +299,16 @@ class Run:
             guess[k::n] = [(v + below).mid() for v in guess[top::n]]
         return guess
 
+    def _repeats(self, grid: LossGrid | TimeGrid) -> bool:
+        """Whether the solution before is near enough on the scale of a step to start from.
+
+        Beside a pole two solutions are a little apart in time, and that is everything; at a kink they are apart by the
+        error of where it is, which is relative to gamma.
+        """
+        if isinstance(grid, TimeGrid):
+            return self.network.depth == 2
+        return log10(grid.start + 1) - log10(grid.stop - grid.start) < self.settings.tolerance - 15.0
+
     def _interpolate(self, found: list[tuple[Record, arb]], grid: Any) -> list[arb]:
         guess: list[arb] = []
         start = 0
@@ -309,7 +328,22 @@ class Run:
             start = stop
         return guess
 
-    def _finish(self, state: State, grid: Any, tableau: Tableau, stages: Stages) -> tuple[State, float]:
+    def _solve(
+        self, state: State, grid: Any, tableau: Tableau, guess: list[arb], left_out: list[int], inspect: Any = None,
+        deeper: float = 0.0,
+    ) -> tuple[State, float]:  # fmt: skip
+        """The state at the end of a step, and the error of the step."""
+        clock = grid.clock(tableau.nodes)
+        clock.left_out = left_out
+        stages = solve(
+            self.network, self.problem, tableau, state.place, clock, guess,
+            self.settings.digits - 3 + self.extra + deeper, self.path.counts, inspect,
+        )  # fmt: skip
+        return self._finish(state, grid, tableau, stages, left_out)
+
+    def _finish(
+        self, state: State, grid: Any, tableau: Tableau, stages: Stages, left_out: list[int]
+    ) -> tuple[State, float]:
         network = self.network
         n, d, s = network.samples, network.inputs, tableau.stages
         z = [(a + b).mid() for a, b in zip(state.z, stages.dz[-n:], strict=True)]
@@ -321,7 +355,7 @@ class Run:
         unit = log10(self.problem.unit)
         sizes = [max((log10(row[k]) for k in active), default=-math.inf) - unit for row in polynomial.tolist()]
         asleep = [k for k in range(n) if self.problem.exponential and all(v == 0 for v in stages.E[k::n])]
-        record = Record(grid, tableau, state, stages, values, polynomial, sizes, asleep)
+        record = Record(grid, tableau, state, stages, values, polynomial, sizes, asleep, left_out)
         if isinstance(grid, LossGrid):
             gamma, tau = grid.stop, (state.tau + sum(stages.dz[-n:], arb(0))).mid()
             pace = stages.pace[-1]
@@ -337,10 +371,10 @@ class Run:
         return State(z, place, gamma, tau, weights, record), error
 
     def margins(self, place: Place) -> list[arb]:
-        found = self.network.beta(place, [arb(0)] * self.network.inputs)
-        if found is None:
+        beta = self.network.beta(place)
+        if beta is None:
             raise Failure("beyond the pole")
-        return (arb_mat(1, self.network.inputs, found[0]) * self.network.XT).mid().entries()
+        return (arb_mat(1, self.network.inputs, beta) * self.network.XT).mid().entries()
 
     def _error(self, state: State, place: Place, tableau: Tableau, E: list[arb]) -> float:
         """log10 of the last Legendre coefficients of dz/ds: relative to it, and as a relative change of beta."""
@@ -378,13 +412,13 @@ class Run:
         if target == state.gamma:
             return state
         if isinstance(record.grid, LossGrid):
-            return self._part(record, record.grid.cut(target))
+            return self._part(record, record.grid.cut(target))[0]
         # On the time clock the length is found by Newton's method, on log gamma where gamma is small.
         length = (record.grid.length * self._when(record, target)).mid()
         low, high = arb(0), record.grid.length
         for _ in range(200):
             try:
-                saved = self._part(record, TimeGrid(record.grid.start, length))
+                saved, _ = self._part(record, TimeGrid(record.grid.start, length))
                 landed = self._land(saved, target)
             except Failure:
                 # Too far beside the pole for one linear step.
@@ -400,15 +434,30 @@ class Run:
             length = (length if length > low and length < high else (low + high) / 2).mid()
         raise Stuck
 
-    def _part(self, record: Record, grid: LossGrid | TimeGrid) -> State:
-        """The state at the end of a shorter step from where `record` starts."""
+    def _deepen(self, state: State, grid: LossGrid | TimeGrid) -> State:
+        """Solve the step before to more digits, if the next one is far shorter.
+
+        Margins at its end are wrong by the length of a step times the error in V; the next step makes up for that within
+        its own length.
+        """
+        record = state.record
+        if record is None or not (isinstance(grid, LossGrid) and isinstance(record.grid, LossGrid)):
+            return state
+        shrunk = log10(record.grid.stop - record.grid.start) - log10(grid.stop - grid.start)
+        if shrunk < record.deeper + 5.0:
+            return state
+        new, _ = self._solve(
+            record.before, record.grid, record.tableau, record.stages.V, record.left_out, deeper=shrunk + 3.0
+        )
+        new.step.deeper = shrunk + 3.0
+        self.path.records[-1] = new.step
+        return new
+
+    def _part(self, record: Record, grid: LossGrid | TimeGrid) -> tuple[State, float]:
+        """The state at the end of a shorter step from where `record` starts, and its error."""
         tableau, positions = record.tableau, cast(Any, record.grid).positions
         guess = self._interpolate([(record, p) for p in positions(grid, tableau.nodes)], grid)
-        stages = solve(
-            self.network, self.problem, tableau, record.before.place, grid.clock(tableau.nodes), guess,
-            self.settings.digits - 3 + self.extra, self.path.counts,
-        )  # fmt: skip
-        return self._finish(record.before, grid, tableau, stages)[0]
+        return self._solve(record.before, grid, tableau, guess, record.left_out)
 
     def _when(self, record: Record, target: arb) -> arb:
         """About where in a step of the time clock gamma has the value `target`."""
@@ -426,11 +475,9 @@ class Run:
     def _land(self, state: State, target: arb) -> State:
         """Move a state of the time clock by the last bit to gamma = target."""
         network = self.network
-        found = network.beta(state.place, [arb(0)] * network.inputs)
-        assert found is not None
         rates = self.problem.velocity(state.weights)
         push = (arb_mat(1, network.samples, rates) * network.X).entries()
-        slope = self.problem.slope(found[1], push, state.weights)
+        slope = self.problem.slope(network.slopes(state.place), push, state.weights)
         late = ((target - state.gamma) / slope).mid()
         place = network.move(state.place, [late * p for p in push])
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]

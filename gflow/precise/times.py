@@ -120,13 +120,12 @@ def _rates(run: Run, record: Record) -> tuple[list[arb], list[arb]]:
         clock = record.grid.clock(record.tableau.nodes)
         pace = [problem.pace(stages.E[j * n : (j + 1) * n], g)[0] for j, g in enumerate(clock.gamma)]
         return pace, record.grid.speeds(clock, record.tableau.nodes)
-    found = run.network.beta(record.before.place, stages.dx)
-    assert found is not None
+    slopes = run.network.slopes(record.before.place, stages.dx)
     count = len(record.tableau.nodes)
     push = (arb_mat(count, n, stages.E) * run.network.X).entries()
     length = record.grid.length
     speeds = [
-        sum((b * g * g for b, g in zip(found[1][j * d : (j + 1) * d], push[j * d : (j + 1) * d], strict=True)), arb(0))
+        sum((b * g * g for b, g in zip(slopes[j * d : (j + 1) * d], push[j * d : (j + 1) * d], strict=True)), arb(0))
         / length
         for j in range(count)
     ]
