@@ -142,6 +142,10 @@ class Margins:
         """d gamma / d tau = p^T K p, for push = X^T p."""
         return sum((b * g * g for b, g in zip(slopes, push, strict=True)), arb(0))
 
+    def rate(self, run: Any, state: Any) -> arb:
+        """d gamma / d tau at a state."""
+        return self._rate(run, state)[0]
+
     def _rate(self, run: Any, state: Any) -> tuple[arb, list[arb]]:
         network = run.network
         push = (arb_mat(1, self.samples, self.velocity(state.weights)) * network.X).entries()

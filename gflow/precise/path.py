@@ -17,7 +17,7 @@ import numpy as np
 from flint import arb, arb_mat, ctx
 
 from . import waking
-from .exact import exact_sum, LOG2_10, log10
+from .exact import exact_sum, LOG2_10, log10, logs
 from .grids import LossGrid, TimeGrid
 from .matrix import Failure
 from .network import DualNetwork, Place
@@ -58,17 +58,19 @@ class Record:
     sizes: list[float]
     asleep: list[int]
     left_out: list[int]
+    error: float
     time_factor: arb | None = None
     deeper: float = 0.0
 
 
 @dataclass(eq=False)
 class Settings:
-    """Order and accuracy of a run, in decimal digits: `digits` carried, `tolerance` of a step."""
+    """Order and accuracy of a run, in decimal digits: `digits` carried, `tolerance` of rates on a step, and at a save."""
 
     stages: int
     digits: float
     tolerance: float
+    at_saves: float
 
 
 @dataclass(eq=False)
@@ -202,6 +204,10 @@ class Run:
                     rounding = error < -self.settings.digits - 1.0
                     if failures == 0 and rounding and (reach := self._reach(new.step.sizes)) > 0:
                         return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e15, 1.0)
+                    if failures == 0 and (before := state.record) is not None and type(before.grid) is type(grid):
+                        # What the last two steps foretell (Gustafsson 1994, doi 10.1145/198429.198437).
+                        lengthened = log10(grid.length) - log10(before.grid.length)
+                        room = min(room, room + before.error - error + lengthened * (self.settings.stages - 0.5))
                     return new, self._resize(grid, size, room, 4.0 if failures == 0 else 1.0, 0.2)
             self.path.counts["rejections"] += 1
             failures += 1
@@ -227,7 +233,9 @@ class Run:
                 # Physical time is not slaved to gamma yet; its equation has to be resolved as well.
                 size = min(size, 0.7)
             here = log10(state.gamma)
-            tableau = self.set_precision(min(here + size / math.log(10.0), self.height))
+            # Distances to a pole shrink by gamma^-kappa, and their relative accuracy is that of margins.
+            there = min(here + size / math.log(10.0), self.height)
+            tableau = self.set_precision(there + float(self.problem.exponent) * (there - here))
             stop, end = last(), limits.apply(state.gamma, (state.gamma * arb(size).expm1()).mid())
             # Not so near to the end that the last step would be tiny.
             if end > stop or (stop - end) < (end - state.gamma) * arb("0.05"):
@@ -286,11 +294,8 @@ class Run:
         place_in: Any = record.grid.positions
         positions = place_in(grid, tableau.nodes)
         degree = _useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
-        rows = arb_mat([record.tableau.monic_legendre(degree, 2 * p - 1) for p in positions])
-        leading = record.tableau.leading
-        terms = zip(record.polynomial.tolist()[: degree + 1], leading, strict=False)
-        columns = arb_mat([[v * a for v in row] for row, a in terms])
-        guess = self.problem.restore((rows * columns).entries(), grid)
+        coefficients = arb_mat(record.polynomial.tolist()[: degree + 1])
+        guess = self.problem.restore(record.tableau.evaluate(coefficients, positions), grid)
         # Where a weight is nothing its logarithm may be a wild function of v: its last value does.
         n = self.network.samples
         top = max(range(n), key=lambda k: float(state.weights[k]))
@@ -307,7 +312,7 @@ class Run:
         """
         if isinstance(grid, TimeGrid):
             return self.network.depth == 2
-        return log10(grid.start + 1) - log10(grid.stop - grid.start) < self.settings.tolerance - 15.0
+        return log10(grid.start + 1) - log10(grid.length) < self.settings.tolerance - 15.0
 
     def _interpolate(self, found: list[tuple[Record, arb]], grid: Any) -> list[arb]:
         guess: list[arb] = []
@@ -317,9 +322,8 @@ class Run:
             stop = start
             while stop < len(found) and found[stop][0] is record:
                 stop += 1
-            rows = record.tableau.interpolation([p for _, p in found[start:stop]])
-            values = arb_mat(record.tableau.stages, self.network.samples, record.values)
-            part = self.problem.restore((rows * values).entries(), grid)
+            values = record.tableau.evaluate(record.polynomial, [p for _, p in found[start:stop]])
+            part = self.problem.restore(values, grid)
             n, nodes = self.network.samples, [float(c) for c in record.tableau.nodes]
             for k in record.asleep:
                 near = [min(bisect.bisect_left(nodes, float(p)), len(nodes) - 1) for _, p in found[start:stop]]
@@ -335,6 +339,9 @@ class Run:
         """The state at the end of a step, and the error of the step."""
         clock = grid.clock(tableau.nodes)
         clock.left_out = left_out
+        if isinstance(grid, LossGrid):
+            # Distances to a pole shrink along the step.
+            deeper += float(grid.kappa * grid.growth) / math.log(10.0)
         stages = solve(
             self.network, self.problem, tableau, state.place, clock, guess,
             self.settings.digits - 3 + self.extra + deeper, self.path.counts, inspect,
@@ -352,13 +359,12 @@ class Run:
         values = self.problem.store(stages.V, grid)
         polynomial = (tableau.coefficients * arb_mat(s, n, values)).mid()
         active = [k for k in range(n) if stages.E[-n + k] != 0]
-        unit = log10(self.problem.unit)
-        sizes = [max((log10(row[k]) for k in active), default=-math.inf) - unit for row in polynomial.tolist()]
+        sizes = logs(polynomial.entries()).reshape(s, n)[:, active].max(axis=1, initial=-math.inf) / math.log(10.0)
+        sizes -= log10(self.problem.unit)
         asleep = [k for k in range(n) if self.problem.exponential and all(v == 0 for v in stages.E[k::n])]
-        record = Record(grid, tableau, state, stages, values, polynomial, sizes, asleep, left_out)
         if isinstance(grid, LossGrid):
             gamma, tau = grid.stop, (state.tau + sum(stages.dz[-n:], arb(0))).mid()
-            pace = stages.pace[-1]
+            pace = self.problem.pace(stages.E[-n:], grid.stop)[0].log()
             weights = [(v - pace).mid() for v in stages.V[-n:]]
         else:
             margins = self.margins(place)
@@ -368,6 +374,7 @@ class Run:
                 raise Failure("past where the loss clock takes over")
             gamma, tau = self.problem.gamma(margins).mid(), exact_sum(grid.start, grid.length)
             weights = self.problem.log_weights(margins, gamma)
+        record = Record(grid, tableau, state, stages, values, polynomial, sizes.tolist(), asleep, left_out, error)
         return State(z, place, gamma, tau, weights, record), error
 
     def margins(self, place: Place) -> list[arb]:
@@ -380,39 +387,38 @@ class Run:
         """log10 of the last Legendre coefficients of dz/ds: relative to it, and as a relative change of beta."""
         network, s = self.network, tableau.stages
         n = network.samples
-        last = arb_mat(tableau.coefficients.tolist()[s - 2 :]) * arb_mat(s, n, E)
+        last = tableau.last * arb_mat(s, n, E)
         # The rates at both ends and in the middle stand for the largest; residuals need digits at the end, where they
         # are smaller.
-        largest = max(log10(v) for k in (0, s // 2, s - 1) for v in E[k * n : (k + 1) * n])
-        if not self.problem.exponential:
-            largest = min(max(log10(v) for v in E[k * n : (k + 1) * n]) for k in (0, s - 1))
-        scale = max(log10(v) for v in place.x)
+        rates = [_top(E[k * n : (k + 1) * n]) for k in (0, s // 2, s - 1)]
+        largest = max(rates) if self.problem.exponential else min(rates[0], rates[2])
+        scale = _top(place.x)
         scale = math.inf if scale == -math.inf else scale
-        spreads = zip(network.spread(state.place), network.spread(place), strict=True)
-        room = [min(log10(a), log10(b), scale) for a, b in spreads]
-        unit = max(max(log10(v) for v in last.entries()), -1e15)
+        rooms = np.minimum(logs(network.spread(state.place)), logs(network.spread(place))) / math.log(10.0)
+        room = np.minimum(rooms, scale)
+        unit = max(_top(last.entries()), -1e15)
         scale = arb((1, -int(unit * LOG2_10)))
         relative = np.array([float(v * scale) for v in last.entries()]).reshape(2, n)
         if not np.all(np.isfinite(relative)):
             return math.inf
         moved = np.max(np.abs(relative @ network.floats) * np.array([[0.1], [1.0]]), axis=0)
         own = math.log10(max(float(np.max(np.abs(relative) * np.array([[0.1], [1.0]]))), 1e-300)) - largest
-        through = max(math.log10(max(float(v), 1e-300)) - r for v, r in zip(moved, room, strict=True))
+        through = float(np.max(np.log10(np.maximum(moved, 1e-300)) - room))
         return max(own, through) + unit
 
     def _gamma_error(self, tableau: Tableau, gamma: list[arb]) -> float:
         """log10 of the last Legendre coefficients of gamma on the time clock, which physical time depends on."""
-        last = arb_mat(tableau.coefficients.tolist()[-2:]) * arb_mat(len(gamma), 1, gamma)
-        return max(log10(v) for v in last.entries()) - max(log10(gamma[-1]), 0.0)
+        last = tableau.last * arb_mat(len(gamma), 1, gamma)
+        return _top(last.entries()) - max(log10(gamma[-1]), 0.0)
 
     # -- saves ---------------------------------------------------------------------------------------------------------
 
     def _save(self, target: arb, state: State) -> State:
         record = state.step
+        if isinstance(record.grid, LossGrid):
+            return self._save_rates(state, target)
         if target == state.gamma:
             return state
-        if isinstance(record.grid, LossGrid):
-            return self._part(record, record.grid.cut(target))[0]
         # On the time clock the length is found by Newton's method, on log gamma where gamma is small.
         length = (record.grid.length * self._when(record, target)).mid()
         low, high = arb(0), record.grid.length
@@ -434,6 +440,22 @@ class Run:
             length = (length if length > low and length < high else (low + high) / 2).mid()
         raise Stuck
 
+    def _save_rates(self, state: State, target: arb) -> State:
+        """A state of the loss clock, at the end of a step so short that its rates are right as well."""
+        record = state.step
+        saved, error = (state, record.error) if target == state.gamma else self._part(record, record.grid.cut(target))
+        for _ in range(4):
+            excess = error + self.settings.at_saves
+            if excess < 0.5:
+                break
+            grid, tableau = cast(LossGrid, saved.step.grid), saved.step.tableau
+            share = arb(min(10.0 ** (-(excess + 1.0) / (self.settings.stages - 0.5)), 0.8))
+            middle = self._part(record, record.grid.cut(grid.clock([1 - share]).gamma[0]))[0]
+            grid = LossGrid(middle.gamma, target, grid.offset, grid.kappa)
+            guess = self._interpolate([(record, p) for p in record.grid.positions(grid, tableau.nodes)], grid)
+            saved, error = self._solve(middle, grid, tableau, guess, record.left_out)
+        return saved
+
     def _deepen(self, state: State, grid: LossGrid | TimeGrid) -> State:
         """Solve the step before to more digits, if the next one is far shorter.
 
@@ -443,7 +465,7 @@ class Run:
         record = state.record
         if record is None or not (isinstance(grid, LossGrid) and isinstance(record.grid, LossGrid)):
             return state
-        shrunk = log10(record.grid.stop - record.grid.start) - log10(grid.stop - grid.start)
+        shrunk = log10(record.grid.length) - log10(grid.length)
         if shrunk < record.deeper + 5.0:
             return state
         new, _ = self._solve(
@@ -483,6 +505,11 @@ class Run:
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
         weights = self.problem.log_weights(self.margins(place), target)
         return State(z, place, target, exact_sum(state.tau, late), weights, state.record, late, target - state.gamma)
+
+
+def _top(values: list[arb]) -> float:
+    """log10 of the largest."""
+    return float(np.max(logs(values))) / math.log(10.0)
 
 
 def _useful_degree(sizes: list[float], x: float) -> int:

@@ -73,13 +73,14 @@ def wake(record: Any, asleep: list[int], tolerance: float) -> arb | None:
     for k in asleep:
         W = [(v - r).mid() for v, r in zip(record.stages.V[k::n], record.stages.pace, strict=True)]
         start = record.before.weights[k]
-        guard = max(abs(v) for v in W) * arb(10) ** -int(tolerance)
+        # As far as the polynomial may be wrong.
+        guard = min(max(abs(v) for v in W) * arb(10) ** -int(tolerance), abs(start) / 8)
         target = (-1.5 * rounding() - guard).mid()
         after = next((j for j, w in enumerate(W) if w > target), None)
         if after is None:
             continue
-        values = arb_mat(len(W), 1, [w - target for w in W])
-        height = lambda s, values=values: (tableau.interpolation([s]) * values).entries()[0].mid()
+        series = tableau.coefficients * arb_mat(len(W), 1, [w - target for w in W])
+        height = lambda s, series=series: tableau.evaluate(series, [s])[0]
         low, high = (arb(0), tableau.nodes[0]) if after == 0 else (tableau.nodes[after - 1], tableau.nodes[after])
         found.append(_root(height, low, high, start - target if after == 0 else W[after - 1] - target, W[after] - target))
     if not found:
