@@ -78,18 +78,30 @@ class Margins:
 
     def rates(self, V: list[arb], clock: Clock) -> list[arb]:
         """dz/ds = e^V, exactly 0 where that is below rounding beside the largest at its stage."""
-        n, E = self.samples, []
+        n, E, left_out = self.samples, [], set(clock.left_out)
         lowest = -rounding()
         for j in range(len(V) // n):
             row = V[j * n : (j + 1) * n]
-            top = max(v for k, v in enumerate(row) if k not in clock.left_out) + lowest
-            E += [v.exp() if v > top else _ZERO for v in row]
-        for k in clock.left_out:
-            E[k::n] = [_ZERO] * len(clock.gamma)
+            if left_out:
+                top = max(v for k, v in enumerate(row) if k not in left_out) + lowest
+                E += [v.exp() if v > top and k not in left_out else _ZERO for k, v in enumerate(row)]
+            else:
+                top = max(row) + lowest
+                E += [v.exp() if v > top else _ZERO for v in row]
         return E
 
     def relations(self, margins: list[arb], V: list[arb], E: list[arb], clock: Clock) -> Relations:
         n, implied = self.samples, []
+        if clock.on_loss and not self.logistic:
+            # m + W = gamma - log N, and R = log sum e^V.
+            totals = (arb_mat(len(clock.gamma), n, E) * arb_mat(n, 1, [1] * n)).entries()
+            paces = [v.log().mid() for v in totals]
+            tops = [g - self.log_count + r for g, r in zip(clock.gamma, paces, strict=True) for _ in range(n)]
+            implied = [t - m for t, m in zip(tops, margins, strict=True)]
+            floats = np.array([float(v) for v in V]).reshape(-1, n) - np.array([[float(r)] for r in paces])
+            awake = np.array([v != 0 for v in E]).reshape(-1, n)
+            weights = np.where(awake, np.exp(np.minimum(floats, 1.0)), 0.0)
+            return Relations(implied, paces, clock.gamma, weights, self._slopes(margins))
         if clock.on_loss:
             paces, weights = [], np.zeros((len(clock.gamma), n))
             for j, gamma in enumerate(clock.gamma):

@@ -151,11 +151,11 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
 
 def _settings(digits: int, other: int) -> Settings:
     """Order, precision and tolerance, measured to be near the fastest; those of the `other` solution all differ."""
-    stages = max(8, round(8 + 0.7 * digits)) + 6 * other
+    stages = max(8, round(8 + 0.65 * digits)) + 6 * other
     # States are right to more digits than rates, by which steps are chosen; saved rates get a shorter step of their own,
     # where they are wrong by about stages^2 times the coefficients that are left out.
     at_saves = digits + 2 + 2 * math.log10(stages)
-    return Settings(stages, digits + 13 + 6 * other, 0.8 * digits + 3 + 2 * other, at_saves)
+    return Settings(stages, digits + 13 + 6 * other, 0.6 * digits + 3 + 2 * other, at_saves)
 
 
 def _values(run: Run, state: State) -> dict[str, list[arb]]:

@@ -344,7 +344,7 @@ class Run:
             deeper += float(grid.kappa * grid.growth) / math.log(10.0)
         stages = solve(
             self.network, self.problem, tableau, state.place, clock, guess,
-            self.settings.digits - 3 + self.extra + deeper, self.path.counts, inspect,
+            self.settings.digits - 6 + self.extra + deeper, self.path.counts, inspect,
         )  # fmt: skip
         return self._finish(state, grid, tableau, stages, left_out)
 
