@@ -10,6 +10,7 @@ stage are V_n = log dz_n / ds, s in [0, 1] along the step. On the loss clock gam
 R = log d tau / ds = V_n - W_n follows from the second relation; on the time clock tau is known and gamma follows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +99,8 @@ class Margins:
             paces = [v.log().mid() for v in totals]
             tops = [g - self.log_count + r for g, r in zip(clock.gamma, paces, strict=True) for _ in range(n)]
             implied = [t - m for t, m in zip(tops, margins, strict=True)]
-            floats = np.array([float(v) for v in V]).reshape(-1, n) - np.array([[float(r)] for r in paces])
-            awake = np.array([v != 0 for v in E]).reshape(-1, n)
-            weights = np.where(awake, np.exp(np.minimum(floats, 1.0)), 0.0)
+            W = [float(v - paces[k // n]) if E[k] != 0 else -math.inf for k, v in enumerate(V)]
+            weights = np.exp(np.minimum(W, 1.0)).reshape(-1, n)
             return Relations(implied, paces, clock.gamma, weights, self._slopes(margins))
         if clock.on_loss:
             paces, weights = [], np.zeros((len(clock.gamma), n))

@@ -60,7 +60,7 @@ def newton_matrix(
 ) -> "Plain | Tied":
     n, s = network.samples, tableau.stages
     weights = linear.weights
-    if not np.all(np.isfinite(weights)):
+    if not (np.all(np.isfinite(weights)) and np.all(np.isfinite(log_slopes))):
         raise Failure("not finite")
     keep = np.max(weights, axis=0) > math.exp(_NEGLIGIBLE)
     solved = np.flatnonzero(keep)
@@ -161,7 +161,10 @@ class Plain(Matrix):
             raise Failure("not finite")
         step = self.backward(residual * self.lift[:, None])
         update = np.zeros((s, n))
-        update[:, self.solved] = step * np.exp2(self.columns)
+        with np.errstate(over="ignore"):
+            update[:, self.solved] = step * np.exp2(self.columns)
+        if not np.all(np.isfinite(update)):
+            raise Failure("not finite")
         worst = float(np.max(np.abs(step) * self.importance)) if step.size else 0.0
         return arb_mat(s, n, update.ravel().tolist()), worst
 

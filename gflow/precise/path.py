@@ -182,10 +182,10 @@ class Run:
             try:
                 guess = self._guess(state, grid, tableau)
                 new, error = self._solve(state, grid, tableau, guess, asleep, inspect)
-                end = waking.wake(new.step, asleep, self.settings.tolerance) if asleep else None
-                if end is not None:
-                    new, error = self._part(new.step, cast(LossGrid, grid).cut(end))
-                    size = float(((end - state.gamma) / state.gamma).log1p())
+                while asleep and (end := waking.wake(new.step, asleep, self.settings.tolerance)) is not None:
+                    grid = cast(LossGrid, grid).cut(end)
+                    size = float((grid.length / state.gamma).log1p())
+                    new, error = self._part(new.step, grid)
                 if waking.wakes(new.weights, asleep):
                     raise Failure("a sample woke up on the way")
             except TooRough as rough:
@@ -450,10 +450,13 @@ class Run:
                 break
             grid, tableau = cast(LossGrid, saved.step.grid), saved.step.tableau
             share = arb(min(10.0 ** (-(excess + 1.0) / (self.settings.stages - 0.5)), 0.8))
-            middle = self._part(record, record.grid.cut(grid.clock([1 - share]).gamma[0]))[0]
-            grid = LossGrid(middle.gamma, target, grid.offset, grid.kappa)
-            guess = self._interpolate([(record, p) for p in record.grid.positions(grid, tableau.nodes)], grid)
-            saved, error = self._solve(middle, grid, tableau, guess, record.left_out)
+            try:
+                middle = self._part(record, record.grid.cut(grid.clock([1 - share]).gamma[0]))[0]
+                grid = LossGrid(middle.gamma, target, grid.offset, grid.kappa)
+                guess = self._interpolate([(record, p) for p in record.grid.positions(grid, tableau.nodes)], grid)
+                saved, error = self._solve(middle, grid, tableau, guess, record.left_out)
+            except Failure:
+                break
         return saved
 
     def _deepen(self, state: State, grid: LossGrid | TimeGrid) -> State:
@@ -468,9 +471,14 @@ class Run:
         shrunk = log10(record.grid.length) - log10(grid.length)
         if shrunk < record.deeper + 5.0:
             return state
-        new, _ = self._solve(
-            record.before, record.grid, record.tableau, record.stages.V, record.left_out, deeper=shrunk + 3.0
-        )
+        try:
+            new, _ = self._solve(
+                record.before, record.grid, record.tableau, record.stages.V, record.left_out, deeper=shrunk + 3.0
+            )
+        except Failure:
+            # At the level of rounding already.
+            record.deeper = shrunk + 3.0
+            return state
         new.step.deeper = shrunk + 3.0
         self.path.records[-1] = new.step
         return new

@@ -66,7 +66,7 @@ def limits(run: Any, state: Any, asleep: list[int], tolerance: float) -> Limits:
 
 
 def wake(record: Any, asleep: list[int], tolerance: float) -> arb | None:
-    """gamma at the end of the first sleep within a step, by the polynomials of the log-weights; None without one."""
+    """gamma near the end of the first sleep within a step, by the polynomials of the log-weights; None without one."""
     grid: LossGrid = record.grid
     tableau, n = record.tableau, len(record.before.weights)
     found = []
@@ -76,13 +76,16 @@ def wake(record: Any, asleep: list[int], tolerance: float) -> arb | None:
         # As far as the polynomial may be wrong.
         guard = min(max(abs(v) for v in W) * arb(10) ** -int(tolerance), abs(start) / 8)
         target = (-1.5 * rounding() - guard).mid()
-        after = next((j for j, w in enumerate(W) if w > target), None)
-        if after is None:
+        if not any(w > -1.25 * rounding() for w in W):
+            continue
+        after = next(j for j, w in enumerate(W) if w > target)
+        if after == 0:
+            # Too near to the start to be told from there.
+            found.append(tableau.nodes[0])
             continue
         series = tableau.coefficients * arb_mat(len(W), 1, [w - target for w in W])
         height = lambda s, series=series: tableau.evaluate(series, [s])[0]
-        low, high = (arb(0), tableau.nodes[0]) if after == 0 else (tableau.nodes[after - 1], tableau.nodes[after])
-        found.append(_root(height, low, high, start - target if after == 0 else W[after - 1] - target, W[after] - target))
+        found.append(_root(height, *tableau.nodes[after - 1 : after + 1], W[after - 1] - target, W[after] - target))
     if not found:
         return None
     return grid.clock([min(found)]).gamma[0]
@@ -92,7 +95,7 @@ def _root(height: Any, low: arb, high: arb, below: arb, above: arb) -> arb:
     """The end below of a bracket of a zero, by the Illinois method (Dowell & Jarratt 1971, doi 10.1007/BF01934364)."""
     side = 0
     for _ in range(100):
-        if (high - low) < arb((1, -ctx.prec // 2)) or above < 1:
+        if high - low < arb((1, -ctx.prec // 2)):
             break
         middle = ((low * above - high * below) / (above - below)).mid()
         value = height(middle)
