@@ -14,7 +14,8 @@ from . import inputs
 from .classification import Margins
 from .exact import LOG2_10, log10, to_mpf, working_precision
 from .network import DualNetwork
-from .path import Run, Settings, State, Stuck
+from .path import Run, Stuck
+from .records import Settings, State
 from .regression import Residuals
 from .result import PreciseTrajectory, whole_digits
 from .threads import one_thread
@@ -152,8 +153,8 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
 def _settings(digits: int, other: int) -> Settings:
     """Order, precision and tolerance, measured to be near the fastest; those of the `other` solution all differ."""
     stages = max(8, round(8 + 0.65 * digits)) + 6 * other
-    # States are right to more digits than rates, by which steps are chosen; saved rates get a shorter step of their own,
-    # where they are wrong by about stages^2 times the coefficients that are left out.
+    # States are right to more digits than rates, by which steps are chosen; saved rates get a shorter step of their own.
+    # They are wrong by about stages^2 times the coefficients that are left out.
     at_saves = digits + 2 + 2 * math.log10(stages)
     return Settings(stages, digits + 13 + 6 * other, 0.6 * digits + 3 + 2 * other, at_saves)
 

@@ -133,7 +133,7 @@ def logs(values: list[arb]) -> np.ndarray:
     with np.errstate(divide="ignore"):
         found = np.log(floats)
     for k in np.flatnonzero((floats < 1e-300) | (floats > 1e300)):
-        found[k] = log10(values[k]) * math.log(10.0)
+        found[k] = log10(values[k]) * math.log(10.0) if values[k].is_finite() else math.inf
     return found
 
 

@@ -81,8 +81,10 @@ class DualNetwork:
         zero = arb(0)
         if not all(p > zero and m > zero for p, m in zip(plus, minus, strict=True)):
             return None
-        x, rest = self._tile(place.x, dx), self._tile(self.rest, dx)
-        middle = [self.pull * v for v in x] if shift is None else [self.pull * v + w for v, w in zip(x, shift, strict=True)]
+        rest = self._tile(self.rest, dx)
+        middle = self._tile([self.pull * v for v in place.x], dx)
+        if shift is not None:
+            middle = [a + b for a, b in zip(middle, shift, strict=True)]
         sides = zip(plus, minus, middle, rest, strict=True)
         # w = D (D-2) (x + dx) = (m - p)/2, and p + m = 2 rest. In D = 3 and 4 the difference of powers is a product, so
         # that nothing cancels where x is small.

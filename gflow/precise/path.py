@@ -10,106 +10,19 @@ import bisect
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
 from flint import arb, arb_mat, ctx
 
 from . import waking
+from .errors import gamma_error, rate_error
 from .exact import exact_sum, LOG2_10, log10, logs
 from .grids import LossGrid, TimeGrid
 from .matrix import Failure
 from .network import DualNetwork, Place
+from .records import Path, Record, Settings, State
 from .stages import solve, Stages, TooRough
 from .tableau import legendre_floats, radau, Tableau
-
-
-@dataclass(eq=False)
-class State:
-    """A point of the flow. `record` is the step that led here; log t follows from it when asked for,
-    moved on by `late` in tau and `ahead` in gamma."""
-
-    z: list[arb]
-    place: Place
-    gamma: arb
-    tau: arb
-    weights: list[arb]
-    record: "Record | None" = None
-    late: arb = field(default_factory=arb)
-    ahead: arb = field(default_factory=arb)
-
-    @property
-    def step(self) -> "Record":
-        assert self.record is not None
-        return self.record
-
-
-@dataclass(eq=False)
-class Record:
-    """An accepted step."""
-
-    grid: LossGrid | TimeGrid
-    tableau: Tableau
-    before: State
-    stages: Stages
-    values: list[arb]
-    polynomial: arb_mat
-    sizes: list[float]
-    asleep: list[int]
-    left_out: list[int]
-    error: float
-    time_factor: arb | None = None
-    deeper: float = 0.0
-
-
-@dataclass(eq=False)
-class Settings:
-    """Order and accuracy of a run, in decimal digits: `digits` carried, `tolerance` of rates on a step, and at a save."""
-
-    stages: int
-    digits: float
-    tolerance: float
-    at_saves: float
-
-
-@dataclass(eq=False)
-class Path:
-    records: list[Record] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"steps": 0, "rejections": 0, "newton": 0, "factorizations": 0, "bits": 0}
-    )
-
-    def find(self, grid: LossGrid | TimeGrid, nodes: list[arb]) -> list[tuple[Record, arb]] | None:
-        """The step and position in it of every node, if steps of the same clock hold them all."""
-        found, index = [], 0
-        loss = isinstance(grid, LossGrid)
-        points = grid.points(nodes)
-        low, high = 0, len(self.records) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            before = self.records[middle].before
-            if (before.gamma if loss else before.tau) <= points[0]:
-                low = middle
-            else:
-                high = middle - 1
-        index = low
-        for value in points:
-            while index < len(self.records):
-                record = self.records[index]
-                if isinstance(record.grid, LossGrid) is loss:
-                    if value <= record.grid.end or index == len(self.records) - 1:
-                        break
-                index += 1
-            else:
-                return None
-            position = record.grid.position(value)
-            if not (position > -0.01 and position < 1.01):
-                return None
-            found.append((record, position))
-        return found
-
-
 
 
 class Stuck(Exception):
@@ -218,7 +131,7 @@ class Run:
         """Give up a step early, once its rates are known well enough to see that it is too long."""
         if known + self.settings.tolerance < -3.0:
             return
-        error = self._error(state, state.place, tableau, E)
+        error = rate_error(self.network, self.problem, state.place, state.place, tableau, E)
         if error > max(known + 3.0, 2.0 - self.settings.tolerance):
             raise TooRough(error)
 
@@ -267,7 +180,7 @@ class Run:
     def _resize(self, grid: Any, size: float, room: float, most: float, least: float) -> float:
         """The size at which the error would be at the tolerance, from `room` decades between the two."""
         room = (room - 0.3) / (self.settings.stages - 0.5)
-        factor = min(max(10.0**min(max(room, -6.0), 15.0), least), most)
+        factor = min(max(10.0 ** min(max(room, -6.0), 15.0), least), most)
         if isinstance(grid, TimeGrid):
             return size + math.log(factor)
         return size * factor
@@ -355,7 +268,7 @@ class Run:
         n, d, s = network.samples, network.inputs, tableau.stages
         z = [(a + b).mid() for a, b in zip(state.z, stages.dz[-n:], strict=True)]
         place = network.move(state.place, stages.dx[-d:])
-        error = self._error(state, place, tableau, stages.E)
+        error = rate_error(network, self.problem, state.place, place, tableau, stages.E)
         values = self.problem.store(stages.V, grid)
         polynomial = (tableau.coefficients * arb_mat(s, n, values)).mid()
         active = [k for k in range(n) if stages.E[-n + k] != 0]
@@ -369,7 +282,7 @@ class Run:
         else:
             margins = self.margins(place)
             if self.problem.exponential:
-                error = max(error, self._gamma_error(tableau, stages.gamma))
+                error = max(error, gamma_error(tableau, stages.gamma))
             if self.problem.exponential and stages.gamma[-1] > 10 * state.gamma.max(arb(1)):
                 raise Failure("past where the loss clock takes over")
             gamma, tau = self.problem.gamma(margins).mid(), exact_sum(grid.start, grid.length)
@@ -382,34 +295,6 @@ class Run:
         if beta is None:
             raise Failure("beyond the pole")
         return (arb_mat(1, self.network.inputs, beta) * self.network.XT).mid().entries()
-
-    def _error(self, state: State, place: Place, tableau: Tableau, E: list[arb]) -> float:
-        """log10 of the last Legendre coefficients of dz/ds: relative to it, and as a relative change of beta."""
-        network, s = self.network, tableau.stages
-        n = network.samples
-        last = tableau.last * arb_mat(s, n, E)
-        # The rates at both ends and in the middle stand for the largest; residuals need digits at the end, where they
-        # are smaller.
-        rates = [_top(E[k * n : (k + 1) * n]) for k in (0, s // 2, s - 1)]
-        largest = max(rates) if self.problem.exponential else min(rates[0], rates[2])
-        scale = _top(place.x)
-        scale = math.inf if scale == -math.inf else scale
-        rooms = np.minimum(logs(network.spread(state.place)), logs(network.spread(place))) / math.log(10.0)
-        room = np.minimum(rooms, scale)
-        unit = max(_top(last.entries()), -1e15)
-        scale = arb((1, -int(unit * LOG2_10)))
-        relative = np.array([float(v * scale) for v in last.entries()]).reshape(2, n)
-        if not np.all(np.isfinite(relative)):
-            return math.inf
-        moved = np.max(np.abs(relative @ network.floats) * np.array([[0.1], [1.0]]), axis=0)
-        own = math.log10(max(float(np.max(np.abs(relative) * np.array([[0.1], [1.0]]))), 1e-300)) - largest
-        through = float(np.max(np.log10(np.maximum(moved, 1e-300)) - room))
-        return max(own, through) + unit
-
-    def _gamma_error(self, tableau: Tableau, gamma: list[arb]) -> float:
-        """log10 of the last Legendre coefficients of gamma on the time clock, which physical time depends on."""
-        last = tableau.last * arb_mat(len(gamma), 1, gamma)
-        return _top(last.entries()) - max(log10(gamma[-1]), 0.0)
 
     # -- saves ---------------------------------------------------------------------------------------------------------
 
@@ -462,8 +347,7 @@ class Run:
     def _deepen(self, state: State, grid: LossGrid | TimeGrid) -> State:
         """Solve the step before to more digits, if the next one is far shorter.
 
-        Margins at its end are wrong by the length of a step times the error in V; the next step makes up for that within
-        its own length.
+        Margins at its end are wrong by its length times the error in V; the next step makes up for that within its own.
         """
         record = state.record
         if record is None or not (isinstance(grid, LossGrid) and isinstance(record.grid, LossGrid)):
@@ -513,11 +397,6 @@ class Run:
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
         weights = self.problem.log_weights(self.margins(place), target)
         return State(z, place, target, exact_sum(state.tau, late), weights, state.record, late, target - state.gamma)
-
-
-def _top(values: list[arb]) -> float:
-    """log10 of the largest."""
-    return float(np.max(logs(values))) / math.log(10.0)
 
 
 def _useful_degree(sizes: list[float], x: float) -> int:

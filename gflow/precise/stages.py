@@ -36,8 +36,6 @@ class Stages:
     iterations: int
 
 
-
-
 class TooRough(Exception):
     """The step is too long for its accuracy; `error` is log10 of the estimate."""
 
@@ -116,5 +114,3 @@ def _moved(V: list[arb], implied: list[arb], pace: list[arb]) -> float:
 def _increments(network: DualNetwork, tableau: Tableau, E: list[arb]) -> tuple[list[arb], list[arb]]:
     dz = tableau.integrals * arb_mat(tableau.stages, network.samples, E)
     return dz.entries(), (dz * network.X).entries()
-
-

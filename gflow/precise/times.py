@@ -14,7 +14,8 @@ from scipy.linalg import lu_factor, lu_solve
 
 from .exact import log10
 from .grids import LossGrid
-from .path import Record, Run, State
+from .path import Run
+from .records import Record, State
 
 
 def log_time(run: Run, state: State) -> arb:
