@@ -153,8 +153,8 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
 def _settings(digits: int, other: int) -> Settings:
     """Order, precision and tolerance, measured to be near the fastest; those of the `other` solution all differ."""
     stages = max(8, round(8 + 0.65 * digits)) + 6 * other
-    # States are right to more digits than rates, by which steps are chosen; saved rates get a shorter step of their own.
-    # They are wrong by about stages^2 times the coefficients that are left out.
+    # States are right to more digits than rates, by which steps are chosen. Saved rates get a short step of their own,
+    # being wrong by about stages^2 times the coefficients that are left out.
     at_saves = digits + 2 + 2 * math.log10(stages)
     return Settings(stages, digits + 13 + 6 * other, 0.6 * digits + 3 + 2 * other, at_saves)
 

@@ -328,7 +328,8 @@ class Run:
     def _save_rates(self, state: State, target: arb) -> State:
         """A state of the loss clock, at the end of a step so short that its rates are right as well."""
         record = state.step
-        saved, error = (state, record.error) if target == state.gamma else self._part(record, record.grid.cut(target))
+        whole = cast(LossGrid, record.grid)
+        saved, error = (state, record.error) if target == state.gamma else self._part(record, whole.cut(target))
         for _ in range(4):
             excess = error + self.settings.at_saves
             if excess < 0.5:
@@ -336,9 +337,9 @@ class Run:
             grid, tableau = cast(LossGrid, saved.step.grid), saved.step.tableau
             share = arb(min(10.0 ** (-(excess + 1.0) / (self.settings.stages - 0.5)), 0.8))
             try:
-                middle = self._part(record, record.grid.cut(grid.clock([1 - share]).gamma[0]))[0]
+                middle = self._part(record, whole.cut(grid.clock([1 - share]).gamma[0]))[0]
                 grid = LossGrid(middle.gamma, target, grid.offset, grid.kappa)
-                guess = self._interpolate([(record, p) for p in record.grid.positions(grid, tableau.nodes)], grid)
+                guess = self._interpolate([(record, p) for p in whole.positions(grid, tableau.nodes)], grid)
                 saved, error = self._solve(middle, grid, tableau, guess, record.left_out)
             except Failure:
                 break

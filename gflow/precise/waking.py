@@ -85,7 +85,8 @@ def wake(record: Any, asleep: list[int], tolerance: float) -> arb | None:
             continue
         series = tableau.coefficients * arb_mat(len(W), 1, [w - target for w in W])
         height = lambda s, series=series: tableau.evaluate(series, [s])[0]
-        found.append(_root(height, *tableau.nodes[after - 1 : after + 1], W[after - 1] - target, W[after] - target))
+        low, high = tableau.nodes[after - 1], tableau.nodes[after]
+        found.append(_root(height, low, high, W[after - 1] - target, W[after] - target))
     if not found:
         return None
     return grid.clock([min(found)]).gamma[0]
