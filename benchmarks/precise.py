@@ -181,7 +181,7 @@ def targets():
                 took, run = limited(lambda d=data, g=gamma, k=digits, D=depth: gflow_run(d, g, k, D), 300)
                 steps = [r["steps"] + r["rejections"] for r in run.stats["runs"]] if run else None
                 out.append({"data": name, "depth": depth, "digits": digits, "gamma": gamma, "seconds": took,
-                            "verified": run.digits if run else None, "steps": steps})  # fmt: skip
+                            "wall": run.stats["seconds"] if run else None, "verified": run.digits if run else None, "steps": steps})  # fmt: skip
                 print(out[-1], flush=True)
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(30, 100)).round(3)

@@ -103,9 +103,9 @@ def _polish(s: int, guess: float) -> arb:
     while bits < 2 * target:
         bits *= 2
         with working_precision(min(target, bits + 2 * s + 30)):
-            p = legendre(s, t)
-            slope = (s * (t * p[s] - p[s - 1]) - (s - 1) * (t * p[s - 1] - p[s - 2])) / (t * t - 1)
-            t = (t - (p[s] - p[s - 1]) / slope).mid()
+            below, here, after = (t.legendre_p(k) for k in (s - 2, s - 1, s))
+            slope = (s * (t * after - here) - (s - 1) * (t * here - below)) / (t * t - 1)
+            t = (t - (after - here) / slope).mid()
     return t
 
 
