@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 from . import inputs
 from .classification import Margins
 from .exact import LOG2_10, log10, to_mpf, working_precision
+from .matrix import Failure
 from .network import DualNetwork
-from .path import Run, Stuck
-from .records import Settings, State
+from .path import Run
+from .records import Settings, State, Stuck
 from .regression import Residuals
 from .result import PreciseTrajectory, whole_digits
 from .threads import one_thread
@@ -126,7 +127,7 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
                 run.solve(points)
             except KeyboardInterrupt:
                 interrupted = True
-            except Stuck:
+            except (Stuck, Failure):
                 stuck = True
             answer.runs.append(run.path.counts)
             values = [_values(run, state) for state in run.saves]

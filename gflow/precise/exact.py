@@ -119,7 +119,9 @@ def rounding() -> float:
 
 
 def log10(value: arb) -> float:
-    """log10 |value| as a float, whatever the size of the value; -inf for 0."""
+    """log10 |value| as a float, whatever the size of the value; -inf for 0, inf for what is not finite."""
+    if not value.is_finite():
+        return math.inf
     mantissa, exponent = value.mid().man_exp()
     if mantissa == 0:
         return -math.inf
@@ -133,7 +135,7 @@ def logs(values: list[arb]) -> np.ndarray:
     with np.errstate(divide="ignore"):
         found = np.log(floats)
     for k in np.flatnonzero((floats < 1e-300) | (floats > 1e300)):
-        found[k] = log10(values[k]) * math.log(10.0) if values[k].is_finite() else math.inf
+        found[k] = log10(values[k]) * math.log(10.0)
     return found
 
 

@@ -20,13 +20,9 @@ from .exact import exact_sum, LOG2_10, log10, logs
 from .grids import LossGrid, TimeGrid
 from .matrix import Failure
 from .network import DualNetwork, Place
-from .records import Path, Record, Settings, State
+from .records import Path, Record, Settings, State, Stuck
 from .stages import solve, Stages, TooRough
-from .tableau import legendre_floats, radau, Tableau
-
-
-class Stuck(Exception):
-    """The steps shrank to nothing; `path` and `saves` hold the run so far."""
+from .tableau import radau, Tableau, useful_degree
 
 
 class Run:
@@ -95,7 +91,10 @@ class Run:
             try:
                 guess = self._guess(state, grid, tableau)
                 new, error = self._solve(state, grid, tableau, guess, asleep, inspect)
-                while asleep and (end := waking.wake(new.step, asleep, self.settings.tolerance)) is not None:
+                for _ in range(20 if asleep else 0):
+                    end = waking.wake(new.step, asleep, self.settings.tolerance)
+                    if end is None:
+                        break
                     grid = cast(LossGrid, grid).cut(end)
                     size = float((grid.length / state.gamma).log1p())
                     new, error = self._part(new.step, grid)
@@ -206,7 +205,7 @@ class Run:
             return self.problem.first_guess(self, state, grid, tableau)
         place_in: Any = record.grid.positions
         positions = place_in(grid, tableau.nodes)
-        degree = _useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
+        degree = useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
         coefficients = arb_mat(record.polynomial.tolist()[: degree + 1])
         guess = self.problem.restore(record.tableau.evaluate(coefficients, positions), grid)
         # Where a weight is nothing its logarithm may be a wild function of v: its last value does.
@@ -398,11 +397,3 @@ class Run:
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
         weights = self.problem.log_weights(self.margins(place), target)
         return State(z, place, target, exact_sum(state.tau, late), weights, state.record, late, target - state.gamma)
-
-
-def _useful_degree(sizes: list[float], x: float) -> int:
-    """The degree at which the terms |c_k| P_k(x) of a continued Legendre series are smallest."""
-    growth = legendre_floats(len(sizes), max(x, 1.0))
-    terms = [c + (math.log10(p) if math.isfinite(p) else 400.0) for c, p in zip(sizes, growth, strict=True)]
-    best = min(range(len(terms)), key=lambda k: (max(terms[k], terms[k - 1] if k else terms[k]), k))
-    return max(best, 0)

@@ -93,3 +93,7 @@ class Path:
                 return None
             found.append((record, position))
         return found
+
+
+class Stuck(Exception):
+    """The steps shrank to nothing; `path` and `saves` hold the run so far."""

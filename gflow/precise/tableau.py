@@ -125,3 +125,11 @@ def legendre_floats(count: int, x: float) -> list[float]:
         following = ((2 * k + 1) * x * values[k] - k * values[k - 1]) / (k + 1)
         values.append(following if math.isfinite(following) else math.inf)
     return values[:count]
+
+
+def useful_degree(sizes: list[float], x: float) -> int:
+    """The degree at which the terms |c_k| P_k(x) of a continued Legendre series are smallest."""
+    growth = legendre_floats(len(sizes), max(x, 1.0))
+    terms = [c + (math.log10(p) if math.isfinite(p) else 400.0) for c, p in zip(sizes, growth, strict=True)]
+    best = min(range(len(terms)), key=lambda k: (max(terms[k], terms[k - 1] if k else terms[k]), k))
+    return max(best, 0)
