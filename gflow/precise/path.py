@@ -40,6 +40,7 @@ class Run:
         self.path = Path()
         self.saves: list[State] = []
         self.height = self.extra = self.lost = 0.0
+        self.tolerance = settings.tolerance
 
     def set_precision(self, height: float) -> Tableau:
         """Enough bits for margins of 10^height to have their digits behind the point."""
@@ -77,12 +78,15 @@ class Run:
     def _advance(self, state: State, size: float | None, last: Callable[[], arb]) -> tuple[State, float]:
         """An accepted step, and the size to try next."""
         on_loss, self.lost = self.problem.prefers_loss(self, state), self.problem.begin(state)
+        # Errors contract on the loss clock. At saddles they grow.
+        calm = on_loss or (self.problem.exponential and self.network.depth == 2)
+        self.tolerance = self.settings.tolerance if calm else self.settings.at_saves
         if state.record is None or isinstance(state.record.grid, LossGrid) is not on_loss:
             size = None
         failures = 0
         self.set_precision(log10(state.gamma) if on_loss else 0.0)
         asleep = waking.sleepers(state.weights) if on_loss else []
-        limits = waking.limits(self, state, asleep, self.settings.tolerance) if on_loss else waking.Limits()
+        limits = waking.limits(self, state, asleep, self.tolerance) if on_loss else waking.Limits()
         while failures < 400:
             grid, tableau, size = self._propose(state, on_loss, size, last, limits)
             limits.start = None
@@ -92,7 +96,7 @@ class Run:
                 guess = self._guess(state, grid, tableau)
                 new, error = self._solve(state, grid, tableau, guess, asleep, inspect)
                 for _ in range(20 if asleep else 0):
-                    end = waking.wake(new.step, asleep, self.settings.tolerance)
+                    end = waking.wake(new.step, asleep, self.tolerance)
                     if end is None:
                         break
                     grid = cast(LossGrid, grid).cut(end)
@@ -109,10 +113,10 @@ class Run:
                 size = size * shrink if on_loss else size + math.log(shrink)
                 continue
             else:
-                if error + self.settings.tolerance < 0.5:
+                if error + self.tolerance < 0.5:
                     self.path.counts["steps"] += 1
                     self.path.records.append(new.step)
-                    room = -error - self.settings.tolerance
+                    room = -error - self.tolerance
                     rounding = error < -self.settings.digits - 1.0
                     if failures == 0 and rounding and (reach := self._reach(new.step.sizes)) > 0:
                         return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e15, 1.0)
@@ -123,15 +127,15 @@ class Run:
                     return new, self._resize(grid, size, room, 4.0 if failures == 0 else 1.0, 0.2)
             self.path.counts["rejections"] += 1
             failures += 1
-            size = self._resize(grid, size, -error - self.settings.tolerance, 0.7, 0.1)
+            size = self._resize(grid, size, -error - self.tolerance, 0.7, 0.1)
         raise Stuck
 
     def _hopeless(self, state: State, tableau: Tableau, E: list[arb], known: float) -> None:
         """Give up a step early, once its rates are known well enough to see that it is too long."""
-        if known + self.settings.tolerance < -3.0:
+        if known + self.tolerance < -3.0:
             return
         error = rate_error(self.network, self.problem, state.place, state.place, tableau, E)
-        if error > max(known + 3.0, 2.0 - self.settings.tolerance):
+        if error > max(known + 3.0, 2.0 - self.tolerance):
             raise TooRough(error)
 
     def _propose(
@@ -192,10 +196,9 @@ class Run:
         noise = 6.0 - self.settings.digits
         rates = [(c - max(sizes[0], 0.0)) / k for k, c in enumerate(sizes) if k > 0 and c > noise]
         rate = max(rates, default=noise)
-        return -0.8 * self.settings.tolerance / self.settings.stages - rate
+        return -0.8 * self.tolerance / self.settings.stages - rate
 
     def _guess(self, state: State, grid: Any, tableau: Tableau) -> list[arb]:
-        # Beside a pole two solutions are a little apart in time, and that is everything.
         if self.seed is not None and self._repeats(grid):
             found = self.seed.find(grid, tableau.nodes)
             if found is not None:
@@ -217,14 +220,11 @@ class Run:
         return guess
 
     def _repeats(self, grid: LossGrid | TimeGrid) -> bool:
-        """Whether the solution before is near enough on the scale of a step to start from.
-
-        Beside a pole two solutions are a little apart in time, and that is everything; at a kink they are apart by the
-        error of where it is, which is relative to gamma.
-        """
+        """Whether the solution before is near on the scale of a step: kinks are known up to an error relative to gamma."""
         if isinstance(grid, TimeGrid):
+            # Beside a pole two solutions are a little apart in time, and that is everything.
             return self.network.depth == 2
-        return log10(grid.start + 1) - log10(grid.length) < self.settings.tolerance - 15.0
+        return log10(grid.start + 1) - log10(grid.length) < self.tolerance - 15.0
 
     def _interpolate(self, found: list[tuple[Record, arb]], grid: Any) -> list[arb]:
         guess: list[arb] = []
