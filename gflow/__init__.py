@@ -6,16 +6,25 @@ from . import validate as _validate
 
 _validate.require_x64()
 
-from . import limits as limits, losses as losses, metrics as metrics, models as models  # noqa: E402
+from . import (  # noqa: E402
+    limits as limits,
+    losses as losses,
+    metrics as metrics,
+    models as models,
+    observe as observe,
+)
 from .clocks import (  # noqa: E402
     decades as decades,
     LogTimeClock as LogTimeClock,
     LossClock as LossClock,
     TimeClock as TimeClock,
 )
+from .descent import gradient_descent as gradient_descent  # noqa: E402
+from .modified import modified as modified  # noqa: E402
 from .solve import FlowError as FlowError, FlowInterrupted as FlowInterrupted, gradient_flow as gradient_flow  # noqa: E402
 from .solvers import LogRadau as LogRadau  # noqa: E402
 from .status import Status as Status  # noqa: E402
+from .sweeps import sweep as sweep, SweepError as SweepError, SweepInterrupted as SweepInterrupted  # noqa: E402
 from .trajectory import Trajectory as Trajectory  # noqa: E402
 
 

@@ -42,6 +42,18 @@ class AbstractChart(eqx.Module):
     def at(self, a: Float[Array, " P"]) -> Any:
         """The model with coordinates `a`."""
 
+    def moved(self, a: Float[Array, " P"], d: Float[Array, " P"]) -> Float[Array, " P"]:
+        """The coordinates after a straight step of the parameters, of velocity `d` in the coordinates at `a`."""
+        return a + d
+
+    def displacement(self, a: Float[Array, " P"], b: Float[Array, " P"]) -> Float[Array, " P"]:
+        """The straight step that leads from `b` to `a`, as a velocity in the coordinates at `a`."""
+        return a - b
+
+    def inverse_metric(self, a: Float[Array, " P"]) -> Float[Array, " P"]:
+        """M^-1 of coordinates that are functions of one parameter each."""
+        return jnp.ones_like(a)
+
     @abc.abstractmethod
     def velocity(self, a: Float[Array, " P"], X: Array, c: Float[Array, " N"]) -> Velocity:
         """Velocity of the coordinates, given c_n = d gamma / d f_n."""
@@ -51,8 +63,9 @@ class AbstractChart(eqx.Module):
         """M^-1 grad f_n for every sample, as a matrix V and the log of a common factor."""
 
     def jacobian(self, a: Float[Array, " P"], X: Array) -> Float[Array, "N P"]:
-        """grad f_n for every sample."""
-        return jax.vmap(lambda x: jax.grad(lambda b: self.outputs(b, x[None])[0])(a))(X)
+        """grad f_n for every output."""
+        every = jax.vmap(lambda x: jax.jacrev(lambda b: jnp.ravel(self.at(b)(x)))(a))(X)
+        return self._observed(every.reshape(-1, a.size))
 
     @abc.abstractmethod
     def length(self, a: Float[Array, " P"]) -> Float[Array, ""]:
@@ -63,7 +76,11 @@ class AbstractChart(eqx.Module):
         """Relative size of an error `e` made on the step from `a0` to `a1`."""
 
     def outputs(self, a: Float[Array, " P"], X: Array) -> Float[Array, " N"]:
-        return jax.vmap(self.at(a))(X)
+        """f_n for every sample; of a model with array output, every entry that is observed, in one row."""
+        return self._observed(jnp.ravel(jax.vmap(self.at(a))(X)))
+
+    def _observed(self, every: Array) -> Array:
+        return every
 
     def readout(self, a: Float[Array, " P"]) -> Array | None:
         """beta of the model, if it has one: users read it, so its digits are watched."""
@@ -79,6 +96,11 @@ class EuclideanChart(AbstractChart):
 
     template: Any
     floor: Float[Array, ""]
+    # Which entries of the outputs are observed: all, or those of these indices.
+    observed: Array | None = None
+
+    def _observed(self, every):
+        return every if self.observed is None else every[self.observed]
 
     def _split(self):
         return eqx.partition(self.template, eqx.is_inexact_array)
@@ -113,14 +135,27 @@ class EuclideanChart(AbstractChart):
         return jnp.sqrt(jnp.max(mean(ratio**2)))
 
 
-def chart_of(model: Any, X: Array, y: Array, loss: Any) -> AbstractChart:
+def chart_of(model: Any, X: Array, y: Array, loss: Any, observed: Array | None = None) -> AbstractChart:
     """The chart that the model names, or its parameters as they are."""
     if hasattr(model, "chart"):
         return model.chart()
-    chart = EuclideanChart(model, jnp.asarray(0.0))
+    chart = EuclideanChart(model, jnp.asarray(0.0), observed)
     a = chart.coordinates()
     # From exactly zero, a unit of arc length is what would change gamma by one.
     v = jax.grad(lambda b: loss.neg_log(chart.outputs(b, X), y))(a)
     size = jnp.sqrt(jnp.sum(v**2))
     unit = 1.0 / (jnp.where(size > 0, size, 1.0) * np.sqrt(a.size))
-    return EuclideanChart(model, jax.lax.stop_gradient(jnp.where(jnp.any(a != 0), 0.0, unit)))
+    return EuclideanChart(model, jax.lax.stop_gradient(jnp.where(jnp.any(a != 0), 0.0, unit)), observed)
+
+
+def descent_chart_of(model: Any, observed: Array | None = None) -> AbstractChart:
+    """The chart for straight steps in the parameters: the one that the model names, or its parameters as they are."""
+    if hasattr(model, "descent_chart"):
+        return model.descent_chart()
+    chart = model.chart() if hasattr(model, "chart") else EuclideanChart(model, jnp.asarray(0.0), observed)
+    if not isinstance(chart, EuclideanChart):
+        raise ValueError(
+            f"model must say how a step in its parameters is taken, but {type(model).__name__} has a "
+            f"{type(chart).__name__} and no method descent_chart(); add one, or remove chart()."
+        )
+    return chart

@@ -1,4 +1,5 @@
-"""The command line. `gflow transition` runs a study on a data set and writes its table, data and figures."""
+"""The command line. `gflow transition` runs a study on a data set and writes its table, data and figures; `gflow sweep`
+runs any sweep from a file."""
 
 import argparse
 import importlib.util
@@ -17,15 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"gflow: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ngflow: interrupted; the same command goes on from the finished flows.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\ngflow: {str(error) or 'interrupted; the same command goes on from there.'}", file=sys.stderr)
         sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .studies.report import STUDIES
+
     parser = argparse.ArgumentParser(prog="gflow", description="Gradient flow to losses like 1e-1000.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
@@ -45,28 +48,75 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-intercept", action="store_true", help="do not append a column of ones")
     command.add_argument("--no-standardize", action="store_true", help="leave the columns as they are")
     command.add_argument("--out", type=Path, default=Path("transition-output"), help="folder for the results")
+    _add_workers(command)
     command.set_defaults(run=_transition)
+    command = commands.add_parser(
+        "reproduce",
+        help="the claims of a paper, computed",
+        description="Compute the claims of a paper. Writes one page with verdicts, netCDF files, and figures as PNG "
+        "and SVG. An interrupted run goes on from the finished parts.",
+    )
+    command.add_argument("study", help=f"{', '.join(STUDIES)}, or all")
+    command.add_argument("--quick", action="store_true", help="a small version, for a first look")
+    command.add_argument("--out", type=Path, default=Path("reproduce-output"), help="folder for the results")
+    command.set_defaults(run=_reproduce)
+    command = commands.add_parser(
+        "sweep",
+        help="flows over a grid of models, from a TOML file",
+        description="Run the flows that a TOML file describes (see docs/sweeps.md), thousands of them, into a store; "
+        "after an interruption of any kind the same command goes on where it was.",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG.toml")
+    command.add_argument("--store", type=Path, required=True, metavar="DIR", help="folder for the result (zarr)")
+    _add_workers(command)
+    command.set_defaults(run=_sweep)
     return parser
 
 
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, help="processes: one for each core by default; 0: only this one")
+
+
 def _grid(text: str) -> np.ndarray:
-    """LOW:HIGH:COUNT, log-spaced; a single number stands for itself."""
+    from .sweeps.config import grid
+
     try:
-        parts = text.split(":")
-        if len(parts) == 1:
-            values = np.array([float(text)])
-        else:
-            low, high, count = parts
-            values = np.geomspace(float(low), float(high), int(count)) if float(low) > 0 < float(high) else np.zeros(1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH:COUNT, such as 0.01:100:41") from None
-    if not (np.all(np.isfinite(values)) and np.all(values > 0) and values.size and np.all(np.diff(values) > 0)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive, with LOW below HIGH and COUNT at least 1")
-    return values
+        return grid(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from .sweeps import config, sweep
+    from .sweeps.worker import keep_compilations
+
+    keep_compilations()
+    job = config.read(options.config)
+    print(f"{job.points:,} flows ({job}). The store is {options.store}.")
+    began = time.perf_counter()
+    ds = sweep(**job.arguments, store=options.store, workers=options.workers)
+    print(ds)
+    print(f"\n{time.perf_counter() - began:.1f} s. In Python: xarray.open_zarr({str(options.store)!r})")
+    _report_failures(ds.status)
+
+
+def _report_failures(status: xr.DataArray) -> None:
+    """Say how many flows failed, and why; exit with 1 if any did."""
+    from .status import Status
+
+    codes, counts = np.unique(status.values, return_counts=True)
+    failed = {int(code): int(count) for code, count in zip(codes, counts, strict=True) if code != Status.success}
+    if failed:
+        print(f"{sum(failed.values())} of {status.size} flows did not reach their stop:", file=sys.stderr)
+        for code, count in failed.items():
+            print(f"  {count}: {Status(code).sentence}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _transition(options: argparse.Namespace) -> None:
-    _cache_compilations()
+    from .sweeps.worker import keep_compilations
+
+    keep_compilations()
     if importlib.util.find_spec("h5netcdf") is None:
         raise ImportError("gflow transition writes netCDF files and needs h5netcdf; install gflow[cli].")
     from . import datasets, losses, plots
@@ -78,70 +128,70 @@ def _transition(options: argparse.Namespace) -> None:
         intercept=False if options.no_intercept else None,
         standardize=False if options.no_standardize else None,
     )
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {options.out} cannot be made a folder ({error.strerror}); name another.") from error
+    _make_folder(options.out)
     loss = losses.Logistic() if options.loss == "logistic" else losses.Exponential()
     print(data)
     flows = len(options.depth) * options.scales.size
-    last = float(options.decades[-1])
-    print(f"{flows} flow{'s' if flows > 1 else ''} to a loss of 1e-{last:g}; the bar counts decades of 1/loss.")
+    print(f"{flows} flow{'s' if flows > 1 else ''} to a loss of 1e-{float(options.decades[-1]):g}.")
     began = time.perf_counter()
-    with _Bar(flows * last) as bar:
-        ds = transition(
-            data.X,
-            data.y,
-            depths=options.depth,
-            scales=options.scales,
-            decades=options.decades,
-            loss=loss,
-            rtol=options.rtol,
-            max_steps=options.max_steps,
-            store=options.out / "transition.nc",
-            progress=bar.move,
-        )
+    ds = transition(
+        data.X,
+        data.y,
+        depths=options.depth,
+        scales=options.scales,
+        decades=options.decades,
+        loss=loss,
+        rtol=options.rtol,
+        max_steps=options.max_steps,
+        store=options.out / "flows.zarr",
+        workers=options.workers,
+    )
+    ds.to_netcdf(options.out / "transition.nc")
     _print_table(ds)
     ds[["excess_l1", "excess_l2", "distance_l2", "distance_Q_mu", "distance_l1", "nearest"]].to_dataframe().to_csv(
         options.out / "table.csv"
     )
     figures = plots.transition_figures(ds, options.out)
-    names = ["transition.nc", "table.csv", *(figure.name for figure in figures)]
+    names = ["flows.zarr", "transition.nc", "table.csv", *(figure.name for figure in figures)]
     print(f"\n{time.perf_counter() - began:.1f} s. Written to {options.out}: {', '.join(names)}")
-    failed = int((ds.status != 1).sum())
-    if failed:
-        from .status import Status
-
-        codes = sorted({int(code) for code in ds.status.values.ravel() if code != 1})
-        print(f"{failed} of {flows} flows did not reach the last accuracy:", file=sys.stderr)
-        for code in codes:
-            print(f"  {int((ds.status == code).sum())}: {Status(code).sentence}", file=sys.stderr)
-        sys.exit(1)
+    _report_failures(ds.status)
 
 
-class _Bar:
-    """A bar over the decades of all flows. It appears with the first flow, so that errors before it stand alone."""
+def _reproduce(options: argparse.Namespace) -> None:
+    from .sweeps.worker import keep_compilations
 
-    def __init__(self, total: float):
-        self.total, self.bar, self.done = total, None, {}
+    keep_compilations()
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    if importlib.util.find_spec("h5netcdf") is None:
+        raise ImportError("gflow reproduce writes netCDF files and needs h5netcdf; install gflow[cli].")
+    from tqdm.auto import tqdm
 
-    def __enter__(self) -> "_Bar":
-        return self
+    from .studies import report
 
-    def move(self, name: str, here: float) -> None:
-        from tqdm.auto import tqdm
+    names = list(report.STUDIES) if options.study == "all" else [options.study]
+    for study in [report.load(name) for name in names]:
+        _make_folder(options.out)
+        began = time.perf_counter()
+        with tqdm(total=100.0, bar_format="{l_bar}{bar}| [{elapsed}<{remaining}]") as bar:
 
-        if self.bar is None:
-            style = "{l_bar}{bar}| {n:.0f}/{total:.0f} decades [{elapsed}<{remaining}]"
-            self.bar = tqdm(total=self.total, bar_format=style)
-        self.done[name] = max(here, 0.0)
-        self.bar.set_description(f"{name}, loss 1e-{max(here, 0.0):.0f}", refresh=False)
-        self.bar.n = min(sum(self.done.values()), self.total)
-        self.bar.refresh()
+            def move(part: str, fraction: float, bar: tqdm = bar) -> None:
+                bar.set_description(part, refresh=False)
+                bar.n = round(100.0 * fraction, 1)
+                bar.refresh()
 
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+            claims = report.reproduce(study, options.out, quick=options.quick, progress=move)
+        print(f"\n{study.title}\n")
+        for claim in claims:
+            print(f"{report.verdict(claim).ljust(14)} {claim.text}: {claim.measurement} (predicted {claim.prediction})")
+        held = f"{sum(claim.holds for claim in claims)} of {len(claims)} claims hold"
+        print(f"\n{time.perf_counter() - began:.1f} s. {held}: {options.out / study.name}.html")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be made a folder ({error.strerror}); name another.") from error
 
 
 def _print_table(ds: xr.Dataset) -> None:
@@ -165,11 +215,3 @@ def _print_table(ds: xr.Dataset) -> None:
                     limit = f"({limit})"
                 cells.append(f"{float(at.excess_l1):8.4f} {float(at.excess_l2):8.4f} {limit}".ljust(26))
             print(f"{float(one.scale[j]):<12.4g}" + "".join(cells).rstrip())
-
-
-def _cache_compilations() -> None:
-    import jax
-
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gflow" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

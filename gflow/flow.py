@@ -7,6 +7,7 @@ overflows nor loses digits; log t = log F + gamma. F is kept relative to a const
 outside float64.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -29,7 +30,7 @@ class Rate(NamedTuple):
 
 
 class Flow(eqx.Module):
-    """A gradient flow. Its state is the vector (coordinates, F)."""
+    """A gradient flow. Its state is the vector (coordinates, F). `y` has an entry for each output that is observed."""
 
     chart: AbstractChart
     X: Array
@@ -37,7 +38,12 @@ class Flow(eqx.Module):
     loss: AbstractLoss
 
     def gamma(self, a: Float[Array, " P"]) -> Float[Array, ""]:
-        return self.loss.neg_log(self.chart.outputs(a, self.X), self.y)
+        return self._gamma(self.chart.outputs(a, self.X))
+
+    def _gamma(self, outputs: Array) -> Array:
+        # Where a sample has several outputs, y holds them all; the mean is one over the samples.
+        share = self.y.size / self.X.shape[0] if self.loss.reduction == "mean" else 1.0
+        return self.loss.neg_log(outputs, self.y) - math.log(share)
 
     def rate(self, a: Float[Array, " P"]) -> Rate:
         c = self.loss.weights(self.chart.outputs(a, self.X), self.y)
@@ -62,7 +68,7 @@ class Flow(eqx.Module):
 
     def _sight(self, outputs: Array, beta: Array) -> "Sight":
         return Sight(
-            self.loss.neg_log(outputs, self.y),
+            self._gamma(outputs),
             self.loss.rounding(outputs, self.y),
             self.loss.output_scale(outputs, self.y),
             jnp.max(jnp.abs(beta)),

@@ -239,7 +239,7 @@ class Logistic(MarginLoss):
 
 
 class Square(AbstractLoss):
-    """l(f, y) = (f - y)^2 / 2, y real.
+    """l(f, y) = (f - y)^2 / 2, y real; for arrays of outputs ||f - y||^2 / 2, the sum over their entries.
 
     In float64 the residuals are at rounding level when L is about 1e-32 times the square of the targets; a run that
     is asked for less says so.
@@ -265,7 +265,7 @@ class Square(AbstractLoss):
         r = f - y
         top = jax.lax.stop_gradient(jnp.max(jnp.abs(r)))
         safe = jnp.where(top > 0, top, 1.0)
-        value = math.log(2.0) - jnp.log(jnp.mean((r / safe) ** 2)) - 2.0 * jnp.log(safe)
+        value = math.log(2.0 * r.shape[0]) - jnp.log(jnp.sum((r / safe) ** 2)) - 2.0 * jnp.log(safe)
         return jnp.where(top > 0, value, jnp.inf)
 
     def weights(self, f, y):

@@ -1,4 +1,5 @@
-"""Quantities that are read along a flow: margins, the tangent kernel, conserved quantities, distance to a KKT point.
+"""Quantities that are read along a flow: margins, the tangent kernel, conserved quantities, distance to a KKT point,
+and spectra (from `gflow.spectra`).
 
 Every function takes `(model, X, y)` or `(model)` first and options by keyword. So it can be called on a model, or be
 evaluated at the saves of a flow, options being set by `functools.partial`:
@@ -27,6 +28,15 @@ from . import validate
 from .charts import EuclideanChart
 from .losses import AbstractLoss, Exponential, Logistic
 from .models import DiagonalNetwork, LinearModel
+from .spectra import (
+    effective_rank as effective_rank,
+    hessian_ends as hessian_ends,
+    HessianEnds as HessianEnds,
+    nuclear_norm as nuclear_norm,
+    sharpness as sharpness,
+    singular_values as singular_values,
+    stable_rank as stable_rank,
+)
 
 _SUM = Exponential(reduction="sum")
 

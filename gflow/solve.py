@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,21 +16,27 @@ from jaxtyping import Array, ArrayLike, Float
 from tqdm.auto import tqdm
 
 from . import driver, validate
-from .charts import chart_of
+from .charts import AbstractChart, chart_of, descent_chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
+from .kinks import loop as kinks_loop
+from .kinks.chart import piecewise_chart
+from .kinks.events import EventLog, join_logs
+from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope
 from .losses import AbstractLoss, Exponential
+from .modified import ModifiedFlow
 from .solvers import choose, LogRadau, Phase
 from .status import Status
-from .trajectory import concatenate, Trajectory
+from .trajectory import concatenate, same_tree, Trajectory, without_last_row
 
 
 class FlowInterrupted(KeyboardInterrupt):
     """Ctrl-C during a run; `.trajectory` holds it up to there, and `resume=` goes on from it."""
 
     def __init__(self, trajectory: Trajectory):
+        run = "gradient_flow" if trajectory.step is None else "gradient_descent"
         super().__init__(
-            "gradient_flow was interrupted. The run so far is the .trajectory of this exception (in an interactive "
+            f"{run} was interrupted. The run so far is the .trajectory of this exception (in an interactive "
             "session: sys.last_value.trajectory); resume= goes on from it, and throw=False returns it instead."
         )
         self.trajectory = trajectory
@@ -60,15 +66,19 @@ def gradient_flow(
     progress: bool | Callable[[float], None] = False,
     metrics: dict[str, Callable] | None = None,
     resume: Trajectory | None = None,
+    eta: float | Float[Array, ""] | None = None,
+    at_kink: str | float = "leave",
 ) -> Trajectory:
     """Integrate the gradient flow d theta / dt = -grad L(theta) of a model on data.
 
     **Arguments:**
 
-    - `model`: any Equinox module that maps one sample x, shape (d,) or any other, to a scalar. Its floating-point array
-      leaves are trained, unless the model has a chart of its own (`gflow.models.DiagonalNetwork`).
+    - `model`: any Equinox module that maps one sample x, shape (d,) or any other, to a scalar or, for `Square`, to an
+      array. Its floating-point array leaves are trained, unless the model has a chart of its own
+      (`gflow.models.DiagonalNetwork`).
     - `X`, `y`: samples, shape (N, d) or (N, ...), and targets, shape (N,): -1 or +1 for `Exponential` and `Logistic`,
-      real for `Square`.
+      real for `Square`. Of a model with array output, y has shape (N, *output), and may be a NumPy masked array: masked
+      entries are not observed, and take no part in the loss.
     - `loss`: from `gflow.losses`; the mean over the samples by default.
     - `clock`: what `stop` and `save` count in: `LossClock` (gamma = -log L in nats; see `gflow.decades`), `TimeClock`
       (t) or `LogTimeClock` (log(1 + t)).
@@ -85,6 +95,11 @@ def gradient_flow(
       once: define them outside of loops.
     - `resume`: a trajectory of the same flow that was interrupted, used up its steps, or should go further. The
       result holds its saves followed by the new ones; the path is that of an unbroken run with the same solver.
+    - `eta`: follow gradient descent with this step size instead, up to O(eta^2): see `gflow.modified`.
+    - `at_kink`: for models that declare their kinks (see `gflow.kinks`), how the flow goes on where that is not
+      determined (a start on a kink that repels or at weights of zero, an output weight that passes through zero while
+      its neuron slides): "leave", to the side that a smoothed activation selects; "stay"; or the slope of the
+      activation at zero, as a number. Events at which this made a difference have `unique=False`.
 
     **Returns:** a `Trajectory`.
 
@@ -110,14 +125,22 @@ def gradient_flow(
 
         ```
     """
-    validate.require_x64()
-    validate.check_data(X, y, loss)
-    X, y = jnp.asarray(X, float), jnp.asarray(y, float)
-    validate.check_model(model, X)
+    X, y, targets, observed = prepare(model, X, y, loss)
     validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
-    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
+    if declared(model):
+        if eta is not None or observed is not None:
+            raise ValueError(
+                "model declares its kinks, for which neither a modified flow (eta) nor masked targets are supported."
+            )
+        check_layer(model, X)
+        at_zero = kink_slope(at_kink, model.hidden_layer())
+        engine, flow = _PIECEWISE, Flow(piecewise_chart(model, X, targets, loss, at_zero), X, targets, loss)
+    elif eta is None:
+        engine, flow = _SMOOTH, Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
+    else:
+        engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save, _gamma(flow))
     earlier = None
     if resume is not None:
@@ -126,56 +149,104 @@ def gradient_flow(
     end = save[-1] if stop is None else stop  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
     validate.check_separable(model, X, y, loss, clock, end)
 
+    logs: list[EventLog] = []
     points = jnp.asarray([end] if save is None else save, float)
     count = points.shape[0]
     if save is not None:
         # The stop has a slot of its own, so that whether it is also a save point does not change the shapes.
         points = jnp.append(points, jnp.asarray(end, float))
-    targets = clock.inner(points)
+    aims = clock.inner(points)
     phases = _phases(flow, clock, end, resume) if solver is None else (Phase(solver, None),)
+    if engine is _PIECEWISE:
+        phases = (Phase(kinks_loop.solver_for(solver), None),)
     rtol = jnp.asarray(rtol, float)
     began = time.perf_counter()
     taken = 0
     if resume is None:
-        position = _start(flow, phases[0].solver, rtol)
+        position = engine.start(flow, phases[0].solver, rtol)
     else:
         position = _with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
         if isinstance(position.solver, LogRadau.State):
             phases = phases[-1:]
     if not concrete:
-        position = driver.refuse_points(position, clock, targets)
+        position = engine.refuse_points(position, clock, aims)
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
-    with _bar(clock, end, progress if concrete else False) as report:
-        run = lambda p, s, budget, solver, steps: _advance(
-            flow, p, s, clock, targets, solver, rtol, jnp.asarray(budget), steps
+    with decade_bar(clock, end, progress if concrete else False) as report:
+        run = lambda p, s, budget, solver, steps: engine.advance(
+            flow, p, s, clock, aims, solver, rtol, jnp.asarray(budget), steps
         )
         for k, phase in enumerate(phases):
             if k > 0:
                 if concrete and (int(position.status) != Status.max_steps or _taken(position) >= int(limit)):
                     break
-                position = _change_solver(flow, position, phase.solver, rtol)
+                position = engine.change_solver(flow, position, phase.solver, rtol)
             steps = limit if phase.steps is None else jnp.minimum(limit, phase.steps)
             onward = functools.partial(run, solver=phase.solver, steps=steps)
             if not concrete:
                 position, saves = onward(position, saves, max_steps)
             elif _taken(position) < int(steps):
-                position, saves = _in_chunks(onward, position, saves, report)
+                position, saves = in_chunks(onward, position, saves, report, logs)
             else:
                 position = _with_status(position, Status.max_steps)
     if not concrete or int(position.status) == Status.step_too_small:
-        position, saves = _conclude(flow, position, saves, clock, targets)
-    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, metrics)
+        position, saves = engine.conclude(flow, position, saves, clock, aims)
+    measured = lambda models: measure(metrics, models, X, y)
+    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured, logs)
     if earlier is not None:
         traj = concatenate(earlier, traj)
-    return _judge(traj, throw, concrete)
+    return judge(traj, throw, concrete)
 
 
-_start = eqx.filter_jit(driver.start)
-_change_solver = eqx.filter_jit(driver.change_solver)
-_advance = eqx.filter_jit(driver.advance)
-_conclude = eqx.filter_jit(driver.conclude)
+def _modified(
+    model: Any, X: Array, targets: Array, loss: AbstractLoss, observed: Array | None, solver: Any, eta: Any
+) -> ModifiedFlow:
+    if not validate.real(eta) or np.ndim(eta) or (not validate.traced(eta) and not (0 <= eta < math.inf)):
+        raise ValueError(f"eta must be a step size of at least 0, not {eta!r}.")
+    if isinstance(solver, LogRadau):
+        raise ValueError("solver must be an explicit Diffrax solver or None for a modified flow, not LogRadau.")
+    chart = descent_chart_of(model, observed)
+    if not hasattr(model, "descent_chart"):
+        # The same chart, with a unit of length for a start at zero.
+        chart = chart_of(model, X, targets, loss, observed)
+    return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
+
+
+def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array, Array | None]:
+    """Checked data: X and y as arrays, the targets that are observed in one row, and, where y is masked, their indices
+    in the raveled y."""
+    validate.require_x64()
+    validate.check_data(X, y, loss)
+    observed = None
+    if np.ma.is_masked(y):
+        observed = jnp.asarray(np.flatnonzero(~np.ma.getmaskarray(y)))
+        # Whoever reads all of y must notice.
+        y = np.ma.filled(np.ma.asarray(y, float), np.nan)
+    X, y = jnp.asarray(X, float), jnp.asarray(y, float)
+    validate.check_model(model, X, y.shape[1:])
+    targets = jnp.ravel(y)
+    return X, y, targets if observed is None else targets[observed], observed
+
+
+class _Engine(NamedTuple):
+    """What takes the steps."""
+
+    start: Callable
+    change_solver: Callable
+    advance: Callable
+    conclude: Callable
+    refuse_points: Callable
+
+    @classmethod
+    def of(cls, module: Any) -> "_Engine":
+        compiled = (module.start, module.change_solver, module.advance, module.conclude)
+        start, change_solver, advance, conclude = map(eqx.filter_jit, compiled)
+        return cls(start, change_solver, advance, conclude, module.refuse_points)
+
+
+_SMOOTH = _Engine.of(driver)
+_PIECEWISE = _Engine.of(kinks_loop)
 
 
 @eqx.filter_jit
@@ -199,13 +270,15 @@ def _with_status(position: Any, status: Status) -> Any:
     return eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(status), int))
 
 
-def _in_chunks(run: Callable, position: Any, saves: Any, report: Callable) -> Any:
-    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard."""
+def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog] | None = None) -> Any:
+    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard. Events are taken
+    out of the position into `logs`."""
     budget = 500
     try:
         while int(position.status) == Status.running:
             began = time.perf_counter()
             position, saves = run(position, saves, budget)
+            position = _take_events(position, logs)
             report(position)
             if time.perf_counter() - began < 0.1:
                 budget = min(2 * budget, 1_000_000)
@@ -214,8 +287,15 @@ def _in_chunks(run: Callable, position: Any, saves: Any, report: Callable) -> An
     return position, saves
 
 
+def _take_events(position: Any, logs: list[EventLog] | None) -> Any:
+    if logs is None or not isinstance(position, kinks_loop.Position):
+        return position
+    logs.append(join_logs([position.log]))
+    return eqx.tree_at(lambda p: p.log, position, position.log.emptied())
+
+
 @contextlib.contextmanager
-def _bar(clock: AbstractClock, end: Any, progress: bool | Callable[[float], None]):
+def decade_bar(clock: AbstractClock, end: Any, progress: bool | Callable[[float], None]):
     """A function that is told the position: it moves a bar, or calls the user's function, in decades."""
     decade = math.log(10.0)
     if not progress:
@@ -244,7 +324,8 @@ def _inner(position: Any, clock: AbstractClock) -> float:
 
 
 def _collect(
-    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, metrics: Any
+    flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, measured: Any,
+    logs: list[EventLog],
 ) -> Trajectory:
     coordinates, gamma, log_time = saves.coordinates, saves.gamma, saves.log_time
     last = coordinates[-1]
@@ -260,33 +341,38 @@ def _collect(
             log_time = jnp.append(log_time, position.log_time)
     else:
         coordinates, gamma, log_time = coordinates[:count], gamma[:count], log_time[:count]
-    models = _models(flow, coordinates)
-    measured = {name: _measure(fn, models, flow) for name, fn in (metrics or {}).items()}
+    models = models_at(flow.chart, coordinates)
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
+    wasted = (5 * position.rejected > 2 * position.steps) & (position.steps + position.rejected > 200)
+    stats["chattering"] = wasted & has_undeclared_kinks(flow)
+    log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
-        models, _model(flow, last), gamma, log_time, measured, position.status, stats, clock, flow, position
-    )
+        models, model_at(flow.chart, last), gamma, log_time, measured(models), position.status, stats, clock, flow,
+        position, log=log,
+    )  # fmt: skip
 
 
 @eqx.filter_jit
-def _model(flow: Flow, coordinates: Array) -> Any:
-    return flow.chart.at(coordinates)
+def model_at(chart: AbstractChart, coordinates: Array) -> Any:
+    return chart.at(coordinates)
 
 
 @eqx.filter_jit
-def _models(flow: Flow, coordinates: Array) -> Any:
+def models_at(chart: AbstractChart, coordinates: Array) -> Any:
     """A model per row; leaves that do not change are repeated, so that every array leaf has the save axis."""
-    arrays = jax.vmap(lambda a: eqx.filter(flow.chart.at(a), eqx.is_array))(coordinates)
-    return eqx.combine(arrays, eqx.filter(flow.chart.template, eqx.is_array, inverse=True))
+    arrays = jax.vmap(lambda a: eqx.filter(chart.at(a), eqx.is_array))(coordinates)
+    return eqx.combine(arrays, eqx.filter(chart.template, eqx.is_array, inverse=True))
 
 
-def _measure(fn: Callable, models: Any, flow: Flow) -> Array:
+def measure(metrics: dict[str, Callable] | None, models: Any, X: Array, y: Array) -> dict[str, Array]:
     """`fn(model)` or `fn(model, X, y)`, whichever it takes, at every save."""
-    parameters = inspect.signature(fn).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
-    extra = () if len(required) == 1 else (flow.X, flow.y)
-    return _evaluate(fn, models, extra)
+    measured = {}
+    for name, fn in (metrics or {}).items():
+        parameters = inspect.signature(fn).parameters.values()
+        required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+        measured[name] = _evaluate(fn, models, () if len(required) == 1 else (X, y))
+    return measured
 
 
 @eqx.filter_jit
@@ -296,28 +382,12 @@ def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
 
 def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, save: Any) -> Any:
     """The flow of `resume`, where to stop, the save points that are still to come, and the saves that are there."""
-    same = jax.tree.structure(resume.flow) == jax.tree.structure(flow) and all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(resume.flow), jax.tree.leaves(flow), strict=True)
-    )
-    if not same or type(resume.clock) is not type(clock):
+    if not same_tree(resume.flow, flow) or type(resume.clock) is not type(clock):
         raise ValueError(
             "resume must be a trajectory of the same model, data, loss and clock; leave it out to start anew."
         )
-    earlier = resume
-    if int(resume.status_code) != Status.success:
-        # Its last row is the point of failure, not a save.
-        rows = lambda leaf: leaf[:-1]
-        arrays, rest = eqx.partition(resume.model, eqx.is_array)
-        earlier = eqx.tree_at(
-            lambda t: (t.model, t.neg_log_loss, t.log_time, t.metrics),
-            resume,
-            (
-                eqx.combine(jax.tree.map(rows, arrays), rest),
-                rows(resume.neg_log_loss),
-                rows(resume.log_time),
-                {name: rows(value) for name, value in resume.metrics.items()},
-            ),
-        )
+    # The last row of a run that failed is where it failed, not a save.
+    earlier = resume if int(resume.status_code) == Status.success else without_last_row(resume)
     stored = earlier.neg_log_loss if clock.counts_loss else earlier.log_time
     stop = save[-1] if stop is None else stop
     reached = max(_inner(resume.position, clock), *(float(v) for v in stored[-1:]), -np.inf)
@@ -337,7 +407,7 @@ def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, s
     return resume.flow, stop, jnp.asarray(save)[beyond(save)], earlier
 
 
-def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
+def judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
     if not throw:
         return traj
     if not concrete:
@@ -345,7 +415,7 @@ def _judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
         return eqx.error_if(
             traj,
             traj.status_code != Status.success,
-            "gradient_flow did not reach its stop inside a JAX transformation; pass throw=False for the status.",
+            "The run did not reach its stop inside a JAX transformation; pass throw=False for the status.",
         )
     if int(traj.status_code) == Status.interrupted:
         raise FlowInterrupted(traj)

@@ -16,6 +16,12 @@ class Status(enum.IntEnum):
     minimum = 7
     interrupted = 8
     bad_points = 9
+    kinks_meet = 10
+    no_model = 11
+    unverified = 12
+    steps_used = 20
+    diverged = 21
+    left_chart = 22
 
     @property
     def sentence(self) -> str:
@@ -42,5 +48,19 @@ _SENTENCES = {
         "targets)."
     ),
     Status.bad_points: "The save points and the stop do not increase from the start of the flow; sort them.",
+    Status.steps_used: "The descent used up its steps before the stop; raise steps, or resume it.",
+    Status.diverged: (
+        "The descent diverged: the next step leads to a loss or parameters that are not finite; lower the step size."
+    ),
+    Status.left_chart: (
+        "The next step of the descent carries a weight of the network through zero, which its logarithmic coordinates "
+        "cannot hold; lower the step size."
+    ),
+    Status.kinks_meet: (
+        "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed on; "
+        "move the data a little."
+    ),
+    Status.no_model: "make_model raised an error at this point of the sweep, so there was nothing to run.",
+    Status.unverified: "The flow reached the stop, but two solutions do not agree to the digits asked for.",
     Status.interrupted: "The run was interrupted; pass resume=<this trajectory> to go on.",
 }

@@ -1,5 +1,6 @@
 """What comes back from a run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,13 +12,18 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from .clocks import AbstractClock
-from .driver import Position
 from .flow import Flow
+from .kinks.events import join_logs
 from .status import Status
+
+_CHATTER = (
+    " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare "
+    "its pre-activations (see gflow.kinks)."
+)
 
 
 class Trajectory(eqx.Module):
-    """Saved points of a gradient flow, with the evidence of how the run went.
+    """Saved points of a gradient flow or a gradient descent, with the evidence of how the run went.
 
     - `model`: saved models; every array leaf has a leading save axis (S, ...). `beta` follows where a model has one.
     - `final`: the model at the stop (or, of a run that failed, at the last accepted step).
@@ -26,6 +32,8 @@ class Trajectory(eqx.Module):
     - `metrics`: dict of arrays with a leading save axis.
     - `success`, `status`: whether the stop was reached, and a sentence.
     - `stats`: steps, rejections, seconds (compilation included).
+    - `step`: of a gradient descent, the number of steps taken at the saves, (S,); `log_time` is then the log of the sum
+      of the step sizes, and the start (step 0) may be saved.
 
     A run that ended early holds the saves that were passed and, as its last row, the point where it stood. Inside
     `jax.jit`, `jax.vmap` or `jax.jvp`, where shapes are fixed, rows that were not reached are NaN instead.
@@ -38,9 +46,20 @@ class Trajectory(eqx.Module):
     metrics: dict[str, Array]
     status_code: Int[Array, ""]
     stats: dict[str, Any]
-    clock: AbstractClock
+    clock: AbstractClock | None
     flow: Flow
-    position: Position
+    position: Any
+    step: Int[Array, " S"] | None = None
+    log: Any = None
+
+    @property
+    def events(self) -> Any:
+        """Of a model that declares its kinks, what happened at them: a list of `gflow.kinks.Event` in order of time.
+
+        Inside a JAX transformation and after `vmap`, arrays instead, of which the first `count` rows count."""
+        if self.log is None:
+            return []
+        return self.log.records() if _is_concrete_scalar(self.log.count) else self.log
 
     @property
     def success(self) -> Any:
@@ -56,7 +75,12 @@ class Trajectory(eqx.Module):
         if np.ndim(self.status_code):
             return [Status(int(code)).sentence for code in np.ravel(self.status_code)]
         where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
-        return Status(int(self.status_code)).sentence + where
+        if int(self.status_code) == Status.diverged:
+            where = f" The loss has risen with every step since step {int(self.position.rising_since)}.{where}"
+        chatter = _CHATTER if self.stats.get("chattering", False) else ""
+        chosen = sum(not event.unique for event in self.events)
+        choice = f" At {chosen} of its events the flow was not determined, and at_kink chose." if chosen else ""
+        return Status(int(self.status_code)).sentence + where + chatter + choice
 
     def to_xarray(self) -> xr.Dataset:
         """The saves as an `xarray.Dataset` along the dimension `save`.
@@ -75,6 +99,8 @@ class Trajectory(eqx.Module):
             "decades": ("save", gamma / np.log(10.0), {"long_name": "log10 1/L", "units": "decade"}),
             "log_time": ("save", np.asarray(self.log_time), {"long_name": "log t", "units": "nat"}),
         }
+        if self.step is not None:
+            data["step"] = ("save", np.asarray(self.step))
         beta = getattr(self.model, "beta", None)
         if beta is not None:
             data["beta"] = (("save", "coordinate"), np.asarray(beta))
@@ -83,7 +109,8 @@ class Trajectory(eqx.Module):
         for path, leaf in jax.tree_util.tree_leaves_with_path(eqx.filter(self.model, eqx.is_array)):
             name = "model" + jax.tree_util.keystr(path)
             data[name] = _variable(name, np.asarray(leaf))
-        attributes = {"status": self.status, "success": int(self.success), "clock": type(self.clock).__name__}
+        clock = "steps" if self.clock is None else type(self.clock).__name__
+        attributes = {"status": self.status, "success": int(self.success), "clock": clock}
         return xr.Dataset(data, attrs=attributes | {k: float(v) for k, v in self.stats.items()})
 
     def __str__(self) -> str:
@@ -129,13 +156,27 @@ def concatenate(first: Trajectory, second: Trajectory) -> Trajectory:
     join = lambda a, b: jnp.concatenate([a, b])
     arrays = lambda t: eqx.partition(t.model, eqx.is_array)
     model = eqx.combine(jax.tree.map(join, arrays(first)[0], arrays(second)[0]), arrays(second)[1])
-    return eqx.tree_at(
-        lambda t: (t.model, t.neg_log_loss, t.log_time, t.metrics),
-        second,
-        (
-            model,
-            join(first.neg_log_loss, second.neg_log_loss),
-            join(first.log_time, second.log_time),
-            {name: join(first.metrics[name], value) for name, value in second.metrics.items()},
-        ),
+    if first.log is not None:
+        second = eqx.tree_at(lambda t: t.log, second, join_logs([first.log, second.log]))
+    return _with_rows(second, model, lambda t: join(t(first), t(second)))
+
+
+def without_last_row(traj: Trajectory) -> Trajectory:
+    rows = lambda leaf: leaf[:-1]
+    arrays, rest = eqx.partition(traj.model, eqx.is_array)
+    return _with_rows(traj, eqx.combine(jax.tree.map(rows, arrays), rest), lambda t: rows(t(traj)))
+
+
+def _with_rows(traj: Trajectory, model: Any, rows: Callable) -> Trajectory:
+    """`traj` with this model and, in place of every other array with a save axis, rows(the function that reads it)."""
+    places = [lambda t: t.neg_log_loss, lambda t: t.log_time]
+    places += [lambda t, name=name: t.metrics[name] for name in traj.metrics]
+    places += [] if traj.step is None else [lambda t: t.step]
+    return eqx.tree_at(lambda t: [t.model, *(p(t) for p in places)], traj, [model, *(rows(p) for p in places)])
+
+
+def same_tree(first: Any, second: Any) -> bool:
+    """Whether two trees have the same structure and equal arrays."""
+    return jax.tree.structure(first) == jax.tree.structure(second) and all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     )

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from .clocks import AbstractClock
 from .limits import separation
-from .losses import AbstractLoss, Exponential, Logistic
+from .losses import AbstractLoss, Exponential, Logistic, Square
 
 
 def require_x64() -> None:
@@ -33,7 +33,8 @@ def check_data(X: Any, y: Any, loss: Any) -> None:
             f"loss must be a gflow loss such as gflow.losses.Exponential(), not {loss!r}; "
             "write its brackets."
         )
-    if np.ndim(X) < 2 or np.ndim(y) != 1 or np.shape(X)[0] != np.shape(y)[0]:
+    arrays = isinstance(loss, Square)
+    if np.ndim(X) < 2 or (np.ndim(y) != 1 and not (arrays and np.ndim(y))) or np.shape(X)[0] != np.shape(y)[0]:
         raise ValueError(
             f"X must have shape (N, d) and y shape (N,) with the same N, not {np.shape(X)} and {np.shape(y)}."
         )
@@ -41,6 +42,11 @@ def check_data(X: Any, y: Any, loss: Any) -> None:
         raise ValueError(f"X must hold at least one sample and one feature, not shape {np.shape(X)}.")
     if not traced(X) and not np.all(np.isfinite(X)):
         raise ValueError("X must be finite, but it holds NaN or infinite values; remove or impute them.")
+    if np.ma.is_masked(y) and (np.ndim(y) == 1 or np.all(np.ma.getmaskarray(y))):
+        raise ValueError(
+            "y may be masked where single entries of array outputs are not observed, but not everywhere, and not with "
+            f"shape {np.shape(y)}; leave out the samples that have no target."
+        )
     if not traced(y) and not np.all(np.isfinite(y)):
         raise ValueError("y must be finite, but it holds NaN or infinite values; remove those samples.")
     if isinstance(loss, Exponential | Logistic) and not traced(y):
@@ -58,7 +64,8 @@ def _call(model: Any, sample: Any) -> Any:
     return model(sample)
 
 
-def check_model(model: Any, X: Any) -> None:
+def check_model(model: Any, X: Any, outputs: tuple[int, ...] = ()) -> None:
+    """Whether the model maps samples like those of X to outputs of this shape."""
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     if not leaves:
         raise ValueError(
@@ -77,9 +84,15 @@ def check_model(model: Any, X: Any) -> None:
         out = eqx.filter_eval_shape(_call, model, X[0])
     except Exception as error:
         raise ValueError(
-            f"model must map one sample of shape {np.shape(X)[1:]} to a number, but calling it failed: {error}"
+            f"model must map one sample of shape {np.shape(X)[1:]} to {'an array' if outputs else 'a number'}, but "
+            f"calling it failed: {error}"
         ) from error
-    if getattr(out, "shape", None) != ():
+    if outputs and getattr(out, "shape", None) != outputs:
+        raise ValueError(
+            f"model must map one sample to an array of the shape {outputs} that y holds for it, but it returns "
+            f"{getattr(out, 'shape', out)!r}."
+        )
+    if not outputs and getattr(out, "shape", None) != ():
         raise ValueError(
             f"model must map one sample to a scalar of shape (), but it returns {getattr(out, 'shape', out)!r}; "
             "index or squeeze its output."
@@ -117,14 +130,14 @@ def check_metrics(metrics: Any, resume: Any) -> None:
             )
 
 
-def _real(value: Any) -> bool:
+def real(value: Any) -> bool:
     return traced(value) or np.asarray(value).dtype.kind in "iuf"
 
 
 def check_numbers(rtol: Any, max_steps: Any) -> None:
-    if not _real(rtol):
+    if not real(rtol):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol!r}.")
-    if not _real(max_steps) or (not traced(max_steps) and not np.all(np.isfinite(max_steps))):
+    if not real(max_steps) or (not traced(max_steps) and not np.all(np.isfinite(max_steps))):
         raise ValueError(f"max_steps must be a positive integer, not {max_steps!r}.")
     if not traced(rtol) and not (np.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol}.")
@@ -140,7 +153,7 @@ def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
             f"not {clock!r}; write its brackets."
         )
     for name, value in (("stop", stop), ("save", save)):
-        if value is not None and not _real(value):
+        if value is not None and not real(value):
             raise ValueError(f"{name} must be real, in the coordinate of the clock ({clock.label}), not {value!r}.")
     if stop is None and save is None:
         raise ValueError(f"stop or save must be given, in the coordinate of the clock ({clock.label}).")

@@ -16,7 +16,9 @@ DATA = np.random.default_rng(0).normal(size=(4, 3))
 LABELS = np.array([1.0, -1.0, 1.0, -1.0])
 
 
-@pytest.mark.parametrize("activation", [jax.nn.gelu, pytest.param(jnp.tanh, marks=pytest.mark.slow)], ids=["gelu", "tanh"])
+@pytest.mark.parametrize(
+    "activation", [jax.nn.gelu, pytest.param(jnp.tanh, marks=pytest.mark.slow)], ids=["gelu", "tanh"]
+)
 def test_perceptron(activation):
     """theta(t) from diffeqsolve on d theta / dt = -grad L at a tight tolerance; then on to 1e-20."""
     network = eqx.nn.MLP(3, "scalar", 8, 2, activation=activation, key=jax.random.key(0))

@@ -16,9 +16,13 @@ DATA = datasets.load("toy")
 SMALL = {"depths": [2, 3], "scales": [0.05, 1.0, 20.0], "decades": [1.0, 30.0, 300.0]}
 
 
+def transition(**more):
+    return studies.transition(DATA.X, DATA.y, **({"workers": 0, "progress": False} | more))
+
+
 @pytest.fixture(scope="module")
 def ds():
-    return studies.transition(DATA.X, DATA.y, **SMALL)
+    return transition(**SMALL)
 
 
 def test_dataset_holds_the_flows(ds):
@@ -48,48 +52,31 @@ def test_excesses_and_distances_are_those_of_the_limits(ds):
 
 
 def test_rich_and_kernel_ends_are_told_apart():
-    late = studies.transition(DATA.X, DATA.y, depths=[2], scales=[0.01, 300.0], decades=[1000.0])
-    names = [module.LIMITS[int(k)] for k in late.nearest.values.ravel()]
+    late = transition(depths=[2], scales=[0.01, 300.0], decades=[30.0, 300.0, 1000.0])
+    names = [module.LIMITS[int(k)] for k in late.nearest.values[..., -1].ravel()]
     assert names == ["l1", "l2"]
 
 
-def test_finished_flows_are_not_run_again(tmp_path, monkeypatch):
-    store, runs = tmp_path / "t.nc", []
-    real = module.gradient_flow
+def test_flows_are_kept_in_a_store(ds, tmp_path, monkeypatch):
+    stopped = []
 
-    def counted(*args, **more):
-        runs.append(args)
-        if len(runs) == 3:
+    def progress(done, total):
+        if done == 2 and not stopped:
+            stopped.append(done)
             raise KeyboardInterrupt
-        return real(*args, **more)
 
-    monkeypatch.setattr(module, "gradient_flow", counted)
-    with pytest.raises(KeyboardInterrupt):
-        studies.transition(DATA.X, DATA.y, **SMALL, store=store)
-    with xr.open_dataset(store) as part:
-        assert int((part.status == 1).sum()) == 2
-    runs[:] = [None] * 10
-    whole = studies.transition(DATA.X, DATA.y, **SMALL, store=store)
-    assert len(runs) == 14
-    monkeypatch.undo()
-    xr.testing.assert_equal(whole, studies.transition(DATA.X, DATA.y, **SMALL))
-
-
-def test_a_store_of_other_arguments_is_refused(tmp_path):
-    store = tmp_path / "t.nc"
-    point = {"depths": [2], "scales": [1.0], "decades": [10.0]}
-    studies.transition(DATA.X, DATA.y, **point, store=store)
-    with pytest.raises(ValueError, match=r"was made with rtol = 1e-06, and this call has 0.001; choose another file"):
-        studies.transition(DATA.X, DATA.y, **point, rtol=1e-3, store=store)
-    with pytest.raises(ValueError, match=r"was made with other values of scale; choose another file"):
-        studies.transition(DATA.X, DATA.y, **(point | {"scales": [2.0]}), store=store)
+    with pytest.raises(gflow.SweepInterrupted, match="2 of 6 points were finished"):
+        transition(**SMALL, store=tmp_path / "t.zarr", progress=progress)
+    xr.testing.assert_identical(transition(**SMALL, store=tmp_path / "t.zarr"), ds)
+    with pytest.raises(ValueError, match=r"was made with rtol = 1e-06, and this call has 0.001; choose another store"):
+        transition(**SMALL, rtol=1e-3, store=tmp_path / "t.zarr")
 
 
 def test_flows_that_fail_leave_gaps_and_a_status():
-    part = studies.transition(DATA.X, DATA.y, depths=[2], scales=[1.0], decades=[1.0, 1000.0], max_steps=20)
+    part = transition(depths=[2], scales=[1.0], decades=[1.0, 300.0, 1000.0], max_steps=20)
     assert int(part.status[0, 0]) == gflow.Status.max_steps
-    assert np.isfinite(part.excess_l1[0, 0, 0]) and np.isnan(part.excess_l1[0, 0, 1])
-    assert int(part.nearest[0, 0, 1]) == -1
+    assert np.isfinite(part.excess_l1[0, 0, 0]) and np.isnan(part.excess_l1[0, 0, 2])
+    assert int(part.nearest[0, 0, 2]) == -1
 
 
 def test_figures_draw_what_the_dataset_holds(ds, tmp_path):
@@ -110,9 +97,10 @@ def test_figures_draw_what_the_dataset_holds(ds, tmp_path):
 
 def test_command_writes_its_files_and_prints_its_table(tmp_path, capsys):
     out = tmp_path / "out"
-    cli.main(["transition", "toy", "--depth", "2", "--scales", "0.1:10:3", "--decades", "1:100:3", "--out", str(out)])
+    grids = ["--scales", "0.1:10:3", "--decades", "1:100:3"]
+    cli.main(["transition", "toy", "--depth", "2", *grids, "--out", str(out), "--workers", "0"])
     names = sorted(file.name for file in out.iterdir())
-    assert names == ["paths.png", "phase-diagram.png", "table.csv", "transition.nc"]
+    assert names == ["flows.zarr", "paths.png", "phase-diagram.png", "table.csv", "transition.nc"]
     printed = capsys.readouterr().out
     assert "toy: N = 3, d = 6" in printed and "depth 2" in printed and "loss 1e-100" in printed
     with xr.open_dataset(out / "transition.nc") as ds:

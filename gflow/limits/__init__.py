@@ -11,7 +11,7 @@ with gamma = -log L and beta / gamma compared with `beta`, for labels in {-1, +1
 solved in float64, by NumPy and SciPy alone.
 """
 
-from . import potentials as potentials
+from . import factorization as factorization, potentials as potentials
 from .irreversible import irreversible_path as irreversible_path
 from .kkt import excess_l1 as excess_l1, excess_l2 as excess_l2, kkt_residual as kkt_residual
 from .l1 import l1_max_margin as l1_max_margin

@@ -108,6 +108,61 @@ class DiagonalNetwork(eqx.Module):
     def chart(self) -> "LogarithmicChart":
         return LogarithmicChart(self)
 
+    def descent_chart(self) -> "WeightsChart":
+        return WeightsChart(self)
+
+
+class WeightsChart(AbstractChart):
+    """log(u / scale), for straight steps in the weights u = (u_+, u_-), which do not keep what the flow keeps.
+
+    d log u_+- / d tau = +-D u_+-^(D-2) (X^T w), w_n = d gamma / d f_n.
+    """
+
+    template: DiagonalNetwork
+    linear: ClassVar[bool] = True
+
+    def coordinates(self):
+        return jnp.ravel(self.template.log_ratio)
+
+    def at(self, a):
+        return eqx.tree_at(lambda m: m.log_ratio, self.template, a.reshape(self.template.log_ratio.shape))
+
+    def outputs(self, a, X):
+        return X @ self.at(a).beta
+
+    def moved(self, a, d):
+        return a + jnp.log1p(d)
+
+    def displacement(self, a, b):
+        return -jnp.expm1(b - a)
+
+    def inverse_metric(self, a):
+        return jnp.ravel(self.at(a).weights) ** -2.0
+
+    def velocity(self, a, X, c):
+        unit, top = self._log_powers(a)
+        push = X.T @ c
+        direction = jnp.ravel(jnp.stack([push, -push]) * unit)
+        log_u = self.template.log_scale[None] + a.reshape(2, -1)
+        slope = jnp.sum(self.template.depth * jnp.exp(2.0 * log_u) * unit * push[None] ** 2 * unit) * jnp.exp(top)
+        return Velocity(direction, top + jnp.log(float(self.template.depth)), slope)
+
+    def velocities(self, a, X):
+        unit, top = self._log_powers(a)
+        return jnp.concatenate([X * unit[0], -X * unit[1]], axis=1), top + jnp.log(float(self.template.depth))
+
+    def _log_powers(self, a: Array) -> tuple[Array, Array]:
+        """u^(D-2), whose largest value, perhaps outside float64, is apart."""
+        powers = (self.template.depth - 2) * (self.template.log_scale[None] + a.reshape(2, -1))
+        top = jax.lax.stop_gradient(jnp.max(powers))
+        return jnp.exp(powers - top), top
+
+    def length(self, a):
+        return jnp.ones((), a.dtype)
+
+    def error(self, e, a0, a1):
+        return jnp.sqrt(jnp.mean(e**2))
+
 
 class LogarithmicChart(AbstractChart):
     """c = log(u_+ / u_-) / 2, one coordinate for each input.

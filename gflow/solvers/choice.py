@@ -17,6 +17,7 @@ _EXPLICIT_STEPS_LARGE = 300
 _LARGE = 20_000
 # Largest Newton system, in unknowns, that LogRadau is given unasked.
 _LARGEST_SYSTEM = 4000
+_LARGEST_SYSTEM_OF_ARRAYS = 600
 
 
 class Phase(NamedTuple):
@@ -37,7 +38,10 @@ def choose(flow: Flow, target: float | None) -> tuple[Phase, ...]:
     explicit, implicit = diffrax.Dopri8(scan_kind="lax"), LogRadau()
     parameters = flow.chart.coordinates().size
     # More samples than parameters: what is solved for is the parameters.
-    if implicit.stages * (min(flow.y.size, parameters) + 2) > _LARGEST_SYSTEM:
+    # The dual variables of LogRadau are those of the loss itself. Where a sample has many outputs, mostly linear in the
+    # last layer, explicit steps are cheap and few.
+    largest = _LARGEST_SYSTEM if flow.y.size <= flow.X.shape[0] else _LARGEST_SYSTEM_OF_ARRAYS
+    if type(flow) is not Flow or implicit.stages * (min(flow.y.size, parameters) + 2) > largest:
         return (Phase(explicit, None),)
     if flow.chart.linear and isinstance(flow.loss, MarginLoss) and target is not None and target > _FAR:
         return (Phase(implicit, None),)

@@ -287,17 +287,17 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
     finest = 8 * jnp.finfo(a0.dtype).eps * size0
 
     def body(carry):
-        stages, iteration, last, _ = carry
+        stages, iteration, last, _, idle = carry
         d, dc = update(stages)
         weighted = jnp.max(
             jnp.concatenate([jnp.abs(d.dual * dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
         )
         moves = jnp.stack([hA @ d.F, hA @ (stages.F + d.F)])
         moved, extent = jnp.sqrt(jnp.max(jnp.mean(moves**2, axis=2), axis=1))
-        # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, and the weights by
-        # less than a thousandth.
+        # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by
+        # less than a thousandth, and the log-pace, of which time is made, by less than a tenth of the tolerance.
         wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(length, size0)), finest)
-        size = jnp.maximum(moved / wanted, weighted / 1e-3)
+        size = jnp.stack([jnp.maximum(moved / wanted, weighted / 1e-3), jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
         damp = jnp.minimum(1.0, 2.0 / weighted)
         stages = Stages(
             stages.F + damp * d.F,
@@ -307,16 +307,18 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         )
         # What remains after this update, by the rate at which updates shrink.
         rate = size / last
-        remains = jnp.where(rate < 0.5, jnp.minimum(size, 2.0 * size * rate), size)
-        return stages, iteration + 1, size, remains
+        remains = jnp.where(rate < 0.5, jnp.minimum(size, 2.0 * size * jnp.maximum(rate, 0.05)), size)
+        # Where pulls cancel, the log-pace ends in rounding: it no longer shrinks while all else has converged.
+        idle = jnp.where((rate[1] >= 0.5) & (size[0] < 1.0), idle + 1, 0)
+        return stages, iteration + 1, size, jnp.where(idle > 2, remains[0], jnp.max(remains)), idle
 
     def unfinished(carry):
-        _, iteration, _, remains = carry
+        _, iteration, _, remains, _ = carry
         return (iteration < limit) & ~(remains < 1.0) & ~jnp.isnan(remains)
 
-    none = jnp.asarray(jnp.inf)
+    none, zero = jnp.asarray(jnp.inf), jnp.asarray(0)
     # An infinite first size would pass for convergence at once.
-    first = jnp.asarray(jnp.finfo(a0.dtype).tiny)
-    stages, _, _, remains = jax.lax.while_loop(unfinished, body, (start, jnp.asarray(0), first, none))
+    first = jnp.full(2, jnp.finfo(a0.dtype).tiny)
+    stages, _, _, remains, _ = jax.lax.while_loop(unfinished, body, (start, zero, first, none, zero))
     good = (remains < 1.0) & jnp.all(jnp.isfinite(stages.F))
     return Solved(stages, good)

@@ -5,11 +5,10 @@ large, to the Q_mu max margin in between, and (D = 2) to the l1 max margin where
 (Moroshko et al. 2020, arXiv 2007.06738).
 """
 
-import hashlib
 import math
 import operator
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from .. import limits
 from ..clocks import decades as to_nats
 from ..losses import AbstractLoss, Exponential
 from ..models import DiagonalNetwork
-from ..solve import gradient_flow
-from ..status import Status
+from ..sweeps import sweep
 
 # Limits in the order in which a tie is given: the simpler one first.
 LIMITS = ("l2", "l1", "Q_mu")
@@ -42,7 +40,9 @@ def transition(
     max_steps: int = 1_000_000,
     solver: Any = None,
     store: str | Path | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> xr.Dataset:
     """Integrate diagonal networks over depths and scales, and compare beta / gamma with its limits.
 
@@ -53,9 +53,7 @@ def transition(
     - `scales`: initial scales alpha, 41 from 1e-2 to 1e2 by default.
     - `decades`: accuracies log10 1/L, increasing, 31 from 1 to 1000 by default.
     - `loss`, `rtol`, `max_steps`, `solver`: as in `gflow.gradient_flow`.
-    - `store`: a netCDF file. Finished flows are kept there, and flows found there are not run again; a file made with
-      other arguments is refused.
-    - `progress`: called as `progress(name, decades)` while a flow runs.
+    - `store`, `executor`, `workers`, `progress`: as in `gflow.sweep`, by which the flows are run.
 
     **Returns:** a Dataset over (depth, scale, decades): `beta_over_gamma`, `log_time` (nats), `mu`, `excess_l1` and
     `excess_l2` (norm of beta / gamma over that of the max-margin solution, minus 1), the relative distances
@@ -88,75 +86,39 @@ def transition(
     if not depths or min(depths) < 2 or len(set(depths)) < len(depths):
         raise ValueError(f"depths must be different integers of at least 2, not {depths}.")
     l2, l1 = limits.l2_max_margin(X, y), limits.l1_max_margin(X, y)
-    attributes = {
-        "data": hashlib.sha256(X.tobytes() + y.tobytes()).hexdigest(),
-        "loss": f"{type(loss).__name__} ({loss.reduction})",
-        "rtol": float(rtol),
-        "solver": "chosen by gflow" if solver is None else type(solver).__name__,
-    }
-    flows = _empty(depths, scales, decades, X.shape[1], attributes)
-    if store is not None and Path(store).exists():
-        flows = _stored(Path(store), flows)
-    written = time.monotonic()
-    try:
-        for i, depth in enumerate(depths):
-            for j, scale in enumerate(scales):
-                if int(flows.status[i, j]) == Status.success:
-                    continue
-                name = f"depth {depth}, scale {scale:.3g}"
-                traj = gradient_flow(
-                    DiagonalNetwork(X.shape[1], depth, scale),
-                    X,
-                    y,
-                    loss=loss,
-                    save=to_nats(decades),
-                    solver=solver,
-                    rtol=rtol,
-                    max_steps=max_steps,
-                    throw=False,
-                    progress=(lambda here, name=name: progress(name, here)) if progress else False,
-                )
-                _fill(flows, i, j, traj, decades.size)
-                if int(traj.status_code) == Status.interrupted:
-                    raise KeyboardInterrupt
-                if store is not None and time.monotonic() - written > 5.0:
-                    _write(flows, Path(store))
-                    written = time.monotonic()
-    finally:
-        if store is not None:
-            _write(flows, Path(store))
-    ds = _compare(flows, X, y, l2, l1)
-    if store is not None:
-        _write(ds, Path(store))
-    return ds
-
-
-def _empty(depths: list[int], scales: np.ndarray, decades: np.ndarray, d: int, attributes: dict) -> xr.Dataset:
-    shape = (len(depths), scales.size, decades.size)
-    dims = ("depth", "scale", "decades")
-    return xr.Dataset(
-        {
-            "beta_over_gamma": ((*dims, "coordinate"), np.full((*shape, d), np.nan)),
-            "log_time": (dims, np.full(shape, np.nan), {"long_name": "log t", "units": "nat"}),
-            "status": (dims[:2], np.full(shape[:2], int(Status.running))),
-            "steps": (dims[:2], np.zeros(shape[:2], int), {"long_name": "steps, rejected ones included"}),
-        },
-        coords={
-            "depth": ("depth", depths),
-            "scale": ("scale", scales, {"long_name": "initialization scale"}),
-            "decades": ("decades", decades, {"long_name": "accuracy log10 1/L"}),
-        },
-        attrs=attributes,
+    flows = sweep(
+        DiagonalNetwork,
+        X,
+        y,
+        over={"depth": depths, "scale": scales},
+        loss=loss,
+        save=to_nats(decades),
+        solver=solver,
+        rtol=rtol,
+        max_steps=max_steps,
+        store=store,
+        executor=executor,
+        workers=workers,
+        progress=progress,
     )
+    return _compare(_over_decades(flows, decades), X, y, l2, l1)
 
 
-def _fill(flows: xr.Dataset, i: int, j: int, traj: Any, count: int) -> None:
-    gamma = np.asarray(traj.neg_log_loss)
-    rows = min(gamma.size if traj.success else gamma.size - 1, count)
-    flows.beta_over_gamma[i, j, :rows] = np.asarray(traj.model.beta)[:rows] / gamma[:rows, None]
-    flows.log_time[i, j, :rows] = np.asarray(traj.log_time)[:rows]
-    flows.status[i, j] = int(traj.status_code)
-    flows.steps[i, j] = int(traj.stats["steps"]) + int(traj.stats["rejections"])
+def _over_decades(flows: xr.Dataset, decades: np.ndarray) -> xr.Dataset:
+    """beta / gamma, log t, status and steps of the flows, with the accuracy in decades as a dimension."""
+    along = {"save": "decades"}
+    steps = (flows.steps + flows.rejections).assign_attrs(long_name="steps, rejected ones included")
+    ds = xr.Dataset(
+        {
+            "beta_over_gamma": (flows.beta / flows.neg_log_loss).rename(along),
+            "log_time": flows.log_time.rename(along),
+            "status": flows.status,
+            "steps": steps,
+        },
+        attrs=flows.attrs,
+    )
+    ds["scale"].attrs["long_name"] = "initialization scale"
+    return ds.assign_coords(decades=("decades", decades, {"long_name": "accuracy log10 1/L"})).load()
 
 
 def _compare(flows: xr.Dataset, X: np.ndarray, y: np.ndarray, l2: Any, l1: Any) -> xr.Dataset:
@@ -207,30 +169,3 @@ def _between(log_grid: np.ndarray, path: np.ndarray, log_mu: np.ndarray) -> np.n
     """The path at other values of mu, linear in log mu."""
     flat = np.stack([np.interp(log_mu.ravel(), log_grid, column) for column in path.T], axis=-1)
     return flat.reshape(*log_mu.shape, path.shape[1])
-
-
-def _stored(store: Path, fresh: xr.Dataset) -> xr.Dataset:
-    """The flows of an earlier call with the same arguments."""
-    try:
-        with xr.open_dataset(store) as file:
-            old = file.load()
-    except Exception as error:
-        raise ValueError(f"store {store} cannot be read as netCDF; delete it or choose another file.") from error
-    for name, value in fresh.attrs.items():
-        was = old.attrs.get(name)
-        was = was.item() if isinstance(was, np.generic) else was
-        if was != value:
-            raise ValueError(
-                f"store {store} was made with {name} = {was!r}, and this call has {value!r}; "
-                "choose another file or delete it."
-            )
-    for name in ("depth", "scale", "decades"):
-        if not np.array_equal(old[name].values, fresh[name].values):
-            raise ValueError(f"store {store} was made with other values of {name}; choose another file or delete it.")
-    return old[list(fresh.data_vars)].assign_attrs(fresh.attrs)
-
-
-def _write(ds: xr.Dataset, store: Path) -> None:
-    part = store.with_name(store.name + ".part")
-    ds.to_netcdf(part)
-    part.replace(store)

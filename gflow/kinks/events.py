@@ -1,0 +1,318 @@
+"""What ends a pattern, and the pattern that follows.
+
+The velocity of a neuron is minus the element of least norm of the Clarke subdifferential. Where w_j lies on the kinks
+K, that is the velocity of the mu_k in [p_k, n_k], k in K, for which |G_j| is least: a small quadratic program in a box,
+provided that the e_k are independent. mu_k at a bound: the neuron leaves to that side; inside: it slides. That is so
+for attracting kinks, a_j (p_k - n_k) < 0; one that repels is crossed, or left to the side that `at_kink` says.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..flow import Flow
+from .chart import Pattern, PiecewiseChart, pull_on
+
+KINDS = ("up", "down", "slide", "leave up", "leave down", "stay")
+# A function of an event is armed above this, relative to its scale,
+ARMED = 1e-13
+# and one that was not fires below minus this: what a start on the kink may drift by rounding.
+_DRIFT = 1e-9
+# Two samples' directions count as dependent below this squared distance.
+_DEPENDENT = 1e-10
+
+
+class Event(NamedTuple):
+    """A neuron meets, crosses or leaves the kink of a sample, or stays on it.
+
+    `kind`: "up" or "down" (it crosses to that side), "slide" (it begins to slide along), "leave up" or "leave down" (it
+    slid along before), "stay" (it stays on a kink that repels). `unique` is False where the flow could go on in more
+    than one way and `at_kink` chose. Of parallel samples, which share a kink, the first is named; `sample` is -1 for a
+    neuron at the origin, where all kinks meet ("up": it leaves).
+    """
+
+    log_time: float
+    neg_log_loss: float
+    neuron: int
+    sample: int
+    kind: str
+    unique: bool
+
+
+class EventLog(eqx.Module):
+    """The events of a run in order. The loop pauses at `room` events to have them taken out; inside of a JAX
+    transformation nobody can, and `count` may exceed what is kept."""
+
+    log_time: Float[Array, " e"]
+    gamma: Float[Array, " e"]
+    neuron: Int[Array, " e"]
+    sample: Int[Array, " e"]
+    kind: Int[Array, " e"]
+    unique: Bool[Array, " e"]
+    count: Int[Array, ""]
+    room: Int[Array, ""]
+
+    @property
+    def columns(self) -> tuple:
+        return self.log_time, self.gamma, self.neuron, self.sample, self.kind, self.unique
+
+    def records(self) -> list[Event]:
+        kept = min(int(self.count), self.neuron.shape[0])
+        columns = [np.asarray(column)[:kept].tolist() for column in self.columns]
+        return [Event(t, g, j, i, KINDS[kind], unique) for t, g, j, i, kind, unique in zip(*columns, strict=True)]
+
+    def emptied(self) -> "EventLog":
+        return eqx.tree_at(lambda log: log.count, self, jnp.zeros_like(self.count))
+
+    def add(self, which: Array, log_time: Array, gamma: Array, neuron: Any, samples: Array, kinds: Array, unique: Any):
+        """One row for each kink in `which`."""
+        rows = jnp.where(which, self.count + jnp.cumsum(which) - 1, self.neuron.shape[0])
+        put = lambda column, value: column.at[rows].set(jnp.broadcast_to(value, rows.shape), mode="drop")
+        new = (log_time, gamma, neuron, samples, kinds, unique)
+        columns = [put(column, value) for column, value in zip(self.columns, new, strict=True)]
+        return EventLog(*columns, count=self.count + jnp.sum(which), room=self.room)
+
+
+def join_logs(logs: list[EventLog]) -> EventLog:
+    """The events of several logs, and of these alone."""
+    columns = [
+        np.concatenate([np.asarray(c)[: int(log.count)] for c, log in zip(cs, logs, strict=True)])
+        for cs in zip(*(log.columns for log in logs), strict=True)
+    ]
+    size = np.asarray(len(columns[0]))
+    return EventLog(*columns, count=size, room=size)  # pyright: ignore[reportArgumentType]
+
+
+def empty_log(neurons: int, kinks: int) -> EventLog:
+    """With room for what one event can bring beyond `room`."""
+    room = neurons + 1024
+    number, integer = jnp.full((room + kinks,), jnp.nan, float), jnp.full((room + kinks,), -1, int)
+    unique = jnp.ones(room + kinks, bool)
+    return EventLog(number, number, integer, integer, integer, unique, jnp.zeros((), int), jnp.asarray(room, int))
+
+
+def slacks(
+    chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: Array, n: Array
+) -> Float[Array, "3 m k"]:
+    """Functions that are positive on the pattern; an event is where one reaches zero.
+
+    Of a free pair the first: its pre-activation on its side. Of a pair that slides the second and the third: how far mu
+    is from the pull of the upper and of the lower side; and the first: whether the kink attracts.
+    """
+    E, sides = chart.directions, pattern.sides
+    _, _, mu = pull_on(pattern, E, p, n)
+    p, n = p[None], n[None]
+    toward = jnp.sign(p - n)
+    free = sides * (v @ E.T)
+    attracts = jnp.broadcast_to(-output[:, None] * toward, free.shape)
+    slides = sides == 0
+    # A neuron held at the origin by more kinks than dimensions stays there.
+    held = jnp.sum(slides, axis=1, keepdims=True) > E.shape[1]
+    bounds = jnp.stack([jnp.where(slides, attracts, free), (p - mu) * toward, (mu - n) * toward])
+    only = jnp.stack([jnp.ones_like(slides), slides, slides]) & ~(held & slides)[None]
+    return jnp.where(only, bounds, jnp.inf)
+
+
+def scales(chart: PiecewiseChart, a: Array, c: Array) -> Float[Array, "3 m 1"]:
+    """The sizes of what the slacks are differences of."""
+    v, output = chart.split(a)
+    p, n = chart.pulls(c)
+    size = jnp.sqrt(jnp.sum(v**2, axis=1, keepdims=True))
+    pull = jnp.broadcast_to(jnp.sqrt(jnp.sum(p**2 + n**2)), size.shape)
+    return jnp.stack([jnp.where(size > 0, size, jnp.abs(output)[:, None]), pull, pull])
+
+
+class Watch(NamedTuple):
+    """The slacks at a point, their derivatives along the arc length, and their scales."""
+
+    slack: Float[Array, "3 m k"]
+    drift: Float[Array, "3 m k"]
+    scale: Float[Array, "3 m 1"]
+
+    @property
+    def armed(self) -> Bool[Array, "3 m k"]:
+        """Whether an event may happen: of a free pair once it is off the kink; what slides leaves without ado."""
+        return (self.slack > ARMED * self.scale).at[1:].set(True)
+
+
+def watch(flow: Flow, a: Array) -> Watch:
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+
+    def at(b):
+        c = flow.loss.weights(chart.outputs(b, flow.X), flow.y)
+        return slacks(chart, *chart.split(b), chart.pattern, *chart.pulls(c)), c
+
+    slack, drift, c = jax.jvp(at, (a,), (flow.rate(a).coordinates,), has_aux=True)
+    return Watch(slack, drift, scales(chart, a, c))
+
+
+def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
+    """One of them."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    c = flow.loss.weights(chart.outputs(a, flow.X), flow.y)
+    v, output = chart.split(a)
+    kind, j, k = index
+    pattern = Pattern(chart.pattern.sides[j][None], chart.pattern.holds[j][None], chart.pattern.slides)
+    return slacks(chart, v[j][None], output[j][None], pattern, *chart.pulls(c))[kind, 0, k]
+
+
+def first_event(before: Watch, after: Watch, h: Array, armed: Array, nodes: int = 4):
+    """The first zero of the cubics through slacks and slopes at the ends of a step: whether there is one, where, its
+    index, and the slope of that cubic there. A pair that is not armed must rise first, or fall beyond the drift."""
+    g0, d0, g1, d1 = before.slack, h * before.drift, after.slack, h * after.drift
+    rise = g1 - g0
+    square, cube = 3.0 * rise - 2.0 * d0 - d1, d0 + d1 - 2.0 * rise
+    at = lambda x: g0 + x * (d0 + x * (square + x * cube))
+
+    def search():
+        # What lies far below zero from the start is a kink that repels and is stayed on by choice.
+        drift = _DRIFT * before.scale
+        low, seen, close = [], armed, g0 >= -drift
+        for node in range(1, nodes + 1):
+            g = g1 if node == nodes else at(node / nodes)
+            low.append((seen & (g < 0)) | (close & (g < -drift)))
+            seen = seen | (g > ARMED * before.scale)
+        hits = jnp.stack([jnp.any(v) for v in low])
+        node = jnp.argmax(hits)
+        start = node.astype(float) / nodes
+        left, right = jnp.maximum(at(start), 0.0), at(start + 1.0 / nodes)
+        share = jnp.where(jnp.stack(low)[node], left / (left - right), jnp.inf)
+        index = jnp.unravel_index(jnp.argmin(share), share.shape)
+        x = start + share[index] / nodes
+        slope = d0[index] + x * (2.0 * square[index] + x * 3.0 * cube[index])
+        return jnp.any(hits), x, index, slope
+
+    # A cubic lies above the least of its Bernstein coefficients: mostly that says already that nothing happens.
+    least = jnp.minimum(jnp.minimum(g0 + d0 / 3.0, g1 - d1 / 3.0), g1)
+    none = jnp.zeros((), int)
+    return jax.lax.cond(
+        jnp.any(least < 0), search, lambda: (jnp.asarray(False), jnp.ones(()), (none,) * 3, jnp.ones(()))
+    )
+
+
+class Decision(NamedTuple):
+    """How one neuron goes on from kinks."""
+
+    v: Float[Array, " r"]
+    sides: Int[Array, " k"]
+    holds: Float[Array, "k r"]
+    unique: Bool[Array, ""]
+    dependent: Bool[Array, ""]
+
+
+def _inverse(E: Array, which: Array) -> Array:
+    """Inverse of the Gram matrix of the chosen directions; zero beside it."""
+    both = which[:, None] & which[None]
+    gram = jnp.where(both, E @ E.T, 0.0) + jnp.diag(jnp.where(which, 0.0, 1.0))
+    return jnp.where(both, jnp.linalg.inv(gram), 0.0)
+
+
+def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, p: Array, n: Array) -> Decision:
+    """A neuron with output weight `a` that slides on kinks (sides 0) and has `met` others from their `sides`."""
+    E = chart.directions
+    attracts = a * (p - n) < 0
+    crosses = met & ~attracts
+    box = attracts & (met | (sides == 0))
+    on = met | (sides == 0)
+    sides = jnp.where(crosses, -sides, jnp.where(on, 0, sides))
+    # Onto the kinks, exactly; a neuron left with nothing has come to the origin, where all kinks meet.
+    before = jnp.sum(v**2)
+    v = v - (_inverse(E, on) @ (E @ v)) @ E
+    at_origin = (jnp.sum(v**2) <= 1e-24 * before) & ~jnp.all(on)
+    held = on & ~met
+    reach = E @ E.T
+    spans = jnp.sum(reach * (_inverse(E, held) @ reach), axis=0)
+    dependent = jnp.any(met & (1.0 - spans < _DEPENDENT)) & ~at_origin
+    sides, holds = _least_norm(E, a, sides, box, p, n)
+    origin = from_origin(chart, a, p, n)
+    take = lambda yes, no: jnp.where(at_origin, yes, no)
+    return Decision(
+        take(0.0, v), take(origin.sides, sides), take(origin.holds, holds), take(origin.unique, True), dependent
+    )
+
+
+def _least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array) -> tuple[Array, Array]:
+    """Sides at which |G| is least over mu_k in [p_k, n_k], k in `box`: principal pivoting by least index, which ends
+    because the Gram matrix is positive definite (Murty 1974). Sides 0 outside of the box stay."""
+    toward, scale = jnp.sign(p - n), jnp.sqrt(jnp.sum(p**2 + n**2))
+
+    def wrong(sides):
+        slides = sides == 0
+        G = jnp.where(sides > 0, p, jnp.where(sides < 0, n, 0.0)) @ E
+        inverse = _inverse(E, slides)
+        mu = -(inverse @ (E @ G))
+        speed = jnp.sign(a) * (E @ (G + mu @ E))
+        small = 1e-13 * scale
+        above, below = slides & ((p - mu) * toward < -small), slides & ((mu - n) * toward < -small)
+        inward = ((sides > 0) & (speed < -small)) | ((sides < 0) & (speed > small))
+        to = jnp.where(above, 1, jnp.where(below, -1, 0))
+        bad = box & (above | below | inward)
+        first = jnp.argmax(bad)
+        return jnp.where((jnp.arange(sides.size) == first) & bad, to, sides), inverse @ E, jnp.any(bad)
+
+    def pivot(carry):
+        sides, _, _, count = carry
+        return *wrong(sides), count + 1
+
+    # The last pass changes nothing, and its inverse belongs to the sides that are left.
+    unfinished = lambda carry: carry[2] & (carry[3] < 20 + 10 * sides.size)
+    start = (sides, jnp.zeros_like(E), jnp.asarray(True), 0)
+    sides, holds, _, _ = jax.lax.while_loop(unfinished, pivot, start)
+    return sides, holds
+
+
+def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision:
+    """A neuron at the origin, on all kinks at once: it stays, or leaves in a direction a G that the slope `at_kink`
+    begins and that is active on the samples that it claims, by iteration."""
+    E, slope = chart.directions, chart.at_kink
+    s = chart.layer.slope
+    stay = (slope < 0) | (a == 0)
+    blend = 0.5 if s == 1 else (jnp.where(stay, 1.0, slope) - s) / (1.0 - s)
+    side = lambda h: jnp.sign(a * (E @ (h @ E))).astype(int)
+    start = side(n + blend * (p - n))
+    again = lambda sides: side(jnp.where(sides > 0, p, n))
+    step = lambda carry: (again(carry[0]), carry[0], carry[2] + 1)
+    unfinished = lambda carry: jnp.any(carry[0] != carry[1]) & (carry[2] < 2 * E.shape[0])
+    sides, _, _ = jax.lax.while_loop(unfinished, step, (again(start), start, 0))
+    sides = jnp.where(sides == 0, 1, sides)
+    return Decision(
+        jnp.zeros(E.shape[1]),
+        jnp.where(stay, 0, sides),
+        jnp.where(stay, chart.held, 0.0),
+        jnp.asarray(False),
+        jnp.asarray(False),
+    )
+
+
+def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> Decision:
+    """A neuron at the start of the flow, which may lie on kinks exactly."""
+    E = chart.directions
+    z = E @ v
+    sides = jnp.sign(z).astype(int)
+    on = sides == 0
+    attracts = a * (p - n) < 0
+    # A kink that repels: the slope `at_kink` says whereto, where both sides would do.
+    s = chart.layer.slope
+    blend = 0.5 if s == 1 else (jnp.where(chart.at_kink < 0, 0.5 * (1 + s), chart.at_kink) - s) / (1.0 - s)
+    h = jnp.where(sides > 0, p, jnp.where(sides < 0, n, n + blend * (p - n)))
+    speed = a * (E @ (h @ E))
+    up, down = speed + a * (p - h), speed + a * (n - h)
+    open_ = on & ~attracts & (up >= 0) & (down <= 0) & (up > down)
+    stays = open_ & (chart.at_kink < 0)
+    out = jnp.where(up <= 0, -1, jnp.where(down >= 0, 1, jnp.where(speed < 0, -1, 1)))
+    sides = jnp.where(on, jnp.where(stays, 0, out), sides)
+    settled = decide(chart, v, a, sides, on & attracts, p, n)
+    origin = from_origin(chart, a, p, n)
+    still = jnp.all(on)
+    take = lambda yes, no: jnp.where(still, yes, no)
+    return Decision(
+        v,
+        take(origin.sides, settled.sides),
+        take(origin.holds, settled.holds),
+        take(False, ~jnp.any(open_)),
+        settled.dependent & ~still,
+    )

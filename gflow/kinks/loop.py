@@ -1,0 +1,316 @@
+"""The loop of a flow with kinks: one step of a Diffrax solver on a fixed pattern at a time, up to the next event.
+
+An accepted step is looked over for events by the cubics through the slacks and their derivatives at its ends. The first
+one is located on the dense output; if that is not accurate enough there, the step is repeated up to it. Then the
+pattern of one neuron changes, and nothing else is computed anew. Same functions as `gflow.driver`, for
+`gflow.gradient_flow`.
+"""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import driver
+from ..clocks import AbstractClock
+from ..driver import Saves
+from ..flow import Flow
+from ..losses import Square
+from ..solvers import FlowTerm, LogRadau, StepControl
+from ..status import Status
+from .chart import Pattern, PiecewiseChart
+from .events import at_start, decide, Decision, empty_log, EventLog, first_event, slack_of, Watch, watch
+
+_EPS = float(jnp.finfo(jnp.float64).eps)
+# The dense output serves so near to the ends of a step, where its error is of second order in the distance. A step is
+# repeated up to a little beyond the event, so that it is found again.
+_NEAR = 1e-5
+# Elsewhere it serves where its error is below this share of the tolerance.
+_DENSE = 0.03
+_BEYOND = 1e-6
+# Events closer than this, relative to the scale of the slack, happen at once.
+_TIE = 4 * _EPS
+
+
+def solver_for(solver: Any) -> Any:
+    """The solver of the pieces: many are short, so the order is moderate."""
+    if isinstance(solver, diffrax.AbstractImplicitSolver | LogRadau):
+        raise ValueError(
+            f"solver must be an explicit one for a model that declares its kinks, not {type(solver).__name__}; use "
+            "diffrax.Tsit5() or leave it out."
+        )
+    return diffrax.Tsit5(scan_kind="lax") if solver is None else solver
+
+
+class Position(driver.Position):
+    """Where the integration stands, and the pattern it is on."""
+
+    pattern: Pattern
+    armed: Bool[Array, "3 m k"]
+    watch: Watch
+    log: EventLog
+
+
+def at(flow: Flow, position: Any) -> Flow:
+    """The flow on the pattern of the position."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    return eqx.tree_at(lambda f: f.chart, flow, chart.on(position.pattern))
+
+
+def start(flow: Flow, solver: Any, rtol: Array) -> Position:
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    # An event moves with the parameters, which the loop does not differentiate.
+    a = eqxi.nondifferentiable(chart.coordinates(), name="the flow of a network with kinks")
+    v, output = chart.split(a)
+    m, k = chart.pattern.sides.shape
+    signs = jnp.sign(v @ chart.directions.T)
+    p, n = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
+    every = jax.lax.map(lambda one: at_start(chart, one[0], one[1], p, n), (v, jnp.broadcast_to(output, (m,))))
+    pattern = Pattern.of(every.sides, every.holds)
+    flow = eqx.tree_at(lambda f: f.chart, flow, chart.on(pattern))
+    base = driver.start(flow, solver, rtol)
+    log = empty_log(m, k)
+
+    def note(j, log):
+        row, on = every.sides[j], signs[j] == 0
+        origin = jnp.all(on)
+        kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where((row > 0) | origin, 0, 1))
+        on = jnp.where(origin, jnp.arange(k) == 0, on)
+        return log.add(on, -jnp.inf, base.gamma, j, jnp.where(origin, -1, chart.samples), kinds, every.unique[j])
+
+    log = jax.lax.fori_loop(0, m, note, log)
+    seen = watch(flow, a)
+    status = jnp.where(jnp.any(every.dependent), int(Status.kinks_meet), base.status)
+    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    fields["status"] = driver._code(status)
+    return Position(**fields, pattern=pattern, armed=seen.armed, watch=seen, log=log)
+
+
+def advance(
+    flow: Flow,
+    position: Position,
+    saves: Saves,
+    clock: AbstractClock,
+    targets: Float[Array, " S"],
+    solver: Any,
+    rtol: Float[Array, ""],
+    budget: Int[Array, ""],
+    max_steps: Int[Array, ""],
+) -> tuple[Position, Saves]:
+    """Take up to `budget` steps, or stop where the last of `targets` (inner coordinates of `clock`) is passed."""
+    whole = flow
+    zero = jnp.zeros(())
+    last = targets.shape[0]
+    until = position.steps + position.rejected + budget
+    order = driver._order(solver, FlowTerm(flow.field))
+
+    def value(flow, state, gauge):
+        return flow.gamma(state[:-1]) if clock.counts_loss else flow.log_time(state, gauge)
+
+    def distance(reached, target):
+        return reached - target if clock.counts_loss else jnp.expm1(reached - target)
+
+    def take(flow, p, h):
+        return solver.step(FlowTerm(flow.field), zero, h, p.state, p.gauge, p.solver, made_jump=p.restart)
+
+    def body(carry):
+        p, saves = carry
+        flow = at(whole, p)
+        y1, e, dense, solver_state, result = take(flow, p, p.h)
+        along = solver.interpolation_cls(t0=zero, t1=p.h, **dense).evaluate
+        e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
+        size, sight = flow.error(e, p.state, p.sight, y1)
+        size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
+        keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
+        seen = watch(flow, y1[:-1])
+        hit, x, index, slope = first_event(p.watch, seen, p.h, p.armed)
+        hit = hit & keep
+        x, found, sharp = _locate(flow, along, p, rtol, hit, x, index, slope, size)
+        lands, repeat = hit & sharp, hit & ~sharp
+        state, sight = jax.lax.cond(lands, lambda: _there(flow, along(x * p.h)), lambda: (y1, sight))
+        # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
+        noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
+        rises = keep & ~repeat & ~(sight.gamma >= p.gamma - noise)
+        keep = keep & ~repeat & ~rises
+        again = jnp.where(found, x * (1.0 + _BEYOND), jnp.minimum(x, 0.5)) * p.h
+        h_next = jnp.where(rises, 0.3 * p.h, jnp.where(repeat, again, h_next))
+        extent = jnp.sqrt(jnp.mean(p.state[:-1] ** 2))
+        stalled = ~keep & ~repeat & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent)
+        stalled = stalled | (h_next < 1e-300)
+        if isinstance(flow.loss, Square):
+            # A loss that is all rounding says nothing any more.
+            empty = keep & ~(sight.rounding <= 0.5)
+            keep, lands, stalled = keep & ~empty, lands & ~empty, stalled | empty
+        far = keep & (jnp.abs(jnp.log(state[-1])) > driver._GAUGE_RANGE)
+        shift = jnp.where(far, jnp.log(state[-1]), 0.0)
+
+        def land(saves):
+            """The next save, which the step has passed."""
+
+            def root(target):
+                even = (lambda v: jnp.arcsinh(v)) if clock.counts_loss else (lambda v: v)
+                reach = jnp.where(lands, x, 1.0) * p.h
+                f = lambda u: distance(even(value(flow, along(u * reach), p.gauge)), even(target))
+                return reach * driver._root(f)
+
+            def closer(s):
+                y = take(flow, p, s)[0]
+                field, rate = driver._rates(flow, y, p.gauge)
+                speed = rate if clock.counts_loss else field[-1] / y[-1] + rate
+                ds = (targets[saves.filled] - value(flow, y, p.gauge)) / speed
+                ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < s), ds, 0.0)
+                y = y + ds * field
+                # Residuals that are exactly zero have no direction: the flow rests.
+                return s + ds, jnp.where(jnp.all(jnp.isfinite(y)), y, p.state)
+
+            s = root(targets[saves.filled])
+            _, ended = jax.lax.fori_loop(0, 2, lambda _, c: closer(c[0]), (s, p.state))
+            put = lambda rows, v: rows.at[saves.filled].set(v, mode="drop")
+            log_time = flow.log_time(ended, p.gauge)
+            if not clock.counts_loss:
+                # At rest, or where the residuals are mostly rounding, time passes without a motion that tells it.
+                rests = jnp.all(ended == p.state) | (p.sight.rounding > 1e-3)
+                log_time = jnp.where(rests, targets[saves.filled], log_time)
+            return Saves(
+                put(saves.coordinates, ended[:-1]),
+                put(saves.gamma, flow.gamma(ended[:-1])),
+                put(saves.log_time, log_time),
+                saves.filled + 1,
+            )
+
+        here = value(flow, state, p.gauge)
+        due = lambda s: targets[jnp.minimum(s.filled, last - 1)]
+        passed = lambda s: keep & (s.filled < last) & (distance(here, due(s)) >= 0)
+        # In a branch of its own, or XLA would move what does not change between the saves out of the loop, to every
+        # step.
+        saves = jax.lax.cond(passed(saves), lambda: jax.lax.while_loop(passed, land, saves), lambda: saves)
+        done = saves.filled == last
+        status = jnp.where(stalled, int(Status.step_too_small), int(Status.running))
+        status = driver._code(jnp.where(done, int(Status.success), status))
+        # A step that passes the stop is not kept: whoever resumes repeats it.
+        moves = keep & ~done
+        # Pattern and log are left where they are: they are large, and change only at events.
+        moved = (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, solver_state, lands | far)
+        moved = (*moved, p.armed | seen.armed, seen)
+        fields = lambda q: (q.state, q.gauge, q.sight, q.solver, q.restart, q.armed, q.watch)
+        chosen = jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, fields(p))
+        pace = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
+        counts = (p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int), status)
+        p = eqx.tree_at(
+            lambda q: (*fields(q), q.h, q.control, q.steps, q.rejected, q.status), p, (*chosen, *pace, *counts)
+        )
+        p = _meet(whole, p, moves, lands, index)
+        out = (p.status == Status.running) & (p.steps + p.rejected >= max_steps)
+        return driver._with(p, jnp.where(out, int(Status.max_steps), p.status)), saves
+
+    def unfinished(carry):
+        p, _ = carry
+        return (p.status == Status.running) & (p.steps + p.rejected < until) & (p.log.count < p.log.room)
+
+    return jax.lax.while_loop(unfinished, body, (position, saves))  # pyright: ignore[reportReturnType]
+
+
+def _there(flow: Flow, state: Array) -> tuple[Array, Any]:
+    return state, flow.sight(state[:-1])
+
+
+def _locate(
+    flow: Flow, along: Any, p: Position, rtol: Array, hit: Array, x: Array, index: tuple, slope: Array, size: Array
+):
+    """An event, seen on the cubic of its slack, on the dense output: where, as a share of the step; whether it is found
+    and whether the dense output is sharp enough there."""
+    h = p.h
+    rounding = _TIE * p.watch.scale[index[0], index[1], 0]
+
+    def closer(carry):
+        x, _, n = carry
+        slack = slack_of(flow, along(x * h)[:-1], index)
+        moved = jnp.clip(x - slack / slope, 0.0, 1.0)
+        return moved, jnp.where(jnp.abs(slack) <= rounding, 0.0, jnp.abs(moved - x)), n + 1
+
+    unfinished = lambda carry: (carry[1] > 1e-13) & (carry[2] < 8)
+    root, dx, _ = jax.lax.while_loop(unfinished, closer, (x, jnp.where(hit, jnp.inf, 0.0), 0))
+    found = dx <= 1e-13
+    x = jnp.where(found, root, x)
+
+    def defect(u):
+        state, rate = jax.jvp(along, (u,), (jnp.ones(()),))
+        return rate - flow.field(u, state, p.gauge)
+
+    def sharp():
+        # What the dense output misses of the equation, halfway and at the end.
+        worst = jnp.max(jnp.abs(jax.vmap(defect)(x * h * jnp.asarray([0.5, 1.0]))), axis=0)
+        return flow.error(x * h * worst, p.state, p.sight, p.state)[0] <= _DENSE * rtol
+
+    near = jnp.minimum(x, 1.0 - x) <= _NEAR
+    fine = jax.lax.cond(hit & found & ~near & (size <= _DENSE * rtol), sharp, lambda: jnp.asarray(False))
+    return x, found, found & (near | fine)
+
+
+def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> Position:
+    """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time."""
+
+    def at_once(p: Position):
+        w = p.watch
+        now = p.armed & (w.slack <= _TIE * w.scale) & (w.drift < 0)
+        return jnp.any(now), jnp.unravel_index(jnp.argmax(now), now.shape)
+
+    def body(carry):
+        p, _, (kind, j, k) = carry
+        flow = at(whole, p)
+        chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+        a = p.state[:-1]
+        v, output = chart.split(a)
+        sides = p.pattern.sides[j].astype(int)
+        this, slides = jnp.arange(sides.size) == k, sides == 0
+        turns, stays = (kind == 0) & slides[k], chart.at_kink < 0
+        # Which way mu moves between the pulls of the two sides: a kink that turns to repel is left to the other one.
+        w = p.watch
+        growth = w.drift[2, j] * w.slack[1, j] - w.slack[2, j] * w.drift[1, j]
+        left = jnp.where(this & (kind == 1), 1, jnp.where(this & (kind == 2), -1, sides))
+        left = jnp.where(turns & ~stays & slides, jnp.where(growth > 0, -1, 1), left)
+        met = this & (kind == 0) & ~slides
+        pulls = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
+        new: Decision = decide(chart, v[j], output[j], left, met, *pulls)
+        kinds = jnp.where(slides, jnp.where(new.sides > 0, 3, 4), jnp.where(new.sides > 0, 0, 1))
+        kinds = jnp.where(new.sides == 0, jnp.where(slides, 5, 2), kinds)
+        changed = (new.sides != sides) | (turns & stays & slides)
+        log_time = flow.log_time(p.state, p.gauge)
+        log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns)
+        pattern = Pattern.of(p.pattern.sides.at[j].set(new.sides.astype(float)), p.pattern.holds.at[j].set(new.holds))
+        state = jnp.append(chart.join(v.at[j].set(new.v), output), p.state[-1])
+        seen = watch(eqx.tree_at(lambda f: f.chart, whole, chart.on(pattern)), state[:-1])
+        armed = p.armed.at[:, j].set(seen.armed[:, j])
+        status = driver._code(jnp.where(new.dependent, int(Status.kinks_meet), p.status))
+        p = eqx.tree_at(
+            lambda q: (q.state, q.pattern, q.armed, q.watch, q.log, q.status),
+            p,
+            (state, pattern, armed, seen, log, status),
+        )
+        more, following = at_once(p)
+        return p, more & ~new.dependent, following
+
+    tied, other = at_once(p)
+    index = tuple(jnp.where(hit, i, j) for i, j in zip(index, other, strict=True))
+    return jax.lax.while_loop(
+        lambda carry: carry[1] & (carry[0].log.count < carry[0].log.room), body, (p, moved & (hit | tied), index)
+    )[0]
+
+
+def refuse_points(position: Position, clock: AbstractClock, targets: Array) -> Position:
+    """As that of `gflow.driver`. Nobody can empty the log inside of a JAX transformation: it keeps what it has room
+    for, and counts on."""
+    refused = driver.refuse_points(position, clock, targets)
+    return eqx.tree_at(lambda p: p.log.room, refused, jnp.asarray(jnp.iinfo(int).max, int))
+
+
+def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> Position:
+    return driver.change_solver(at(flow, position), position, solver, rtol)  # pyright: ignore[reportReturnType]
+
+
+def conclude(flow: Flow, position: Position, saves: Saves, clock: AbstractClock, targets: Array):
+    return driver.conclude(at(flow, position), position, saves, clock, targets)

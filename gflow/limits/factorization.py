@@ -1,0 +1,369 @@
+"""Closed forms of the flow of a matrix factorization W = W_N ... W_1 with the loss ||W - T||^2 / 2, T symmetric.
+
+From W_j = alpha I the factors keep the eigenvectors of T and are equal, and each eigenvalue d of a factor obeys
+
+    d' = d^(N-1) (lambda - d^N),   p = d^N,
+
+with lambda the eigenvalue of T. From eigenvalues a of W_1 and d of the other factors,
+
+    a' = d^(N-1) (lambda - a d^(N-1)),   d' = a d^(N-2) (lambda - a d^(N-1)),   d^2 - a^2 constant.
+
+Source: Chou, Gieshoff, Maly & Rauhut 2020 (arXiv 2011.13772); the integrals by partial fractions. Computed by mpmath,
+to float64 or to any number of digits.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mpmath
+import numpy as np
+from mpmath import mpf
+
+# Its functions are made at import, where type checkers do not see them.
+mp: Any = mpmath.mp
+# Digits carried beyond those asked for.
+_GUARD = 15
+
+
+def scalar_flow(time: Any, target: Any, depth: int, scale: Any, *, digits: int | None = None) -> Any:
+    """d(t), from d(0) = alpha: an eigenvalue of each factor, d^depth that of the product.
+
+    **Arguments:** numbers or arrays that broadcast together (mpmath numbers and decimal strings are taken exactly):
+
+    - `time`: t >= 0.
+    - `target`: the eigenvalue lambda of T, of any sign.
+    - `depth`: N >= 1.
+    - `scale`: alpha > 0.
+    - `digits`: return mpmath numbers of so many significant digits; float64 by default.
+
+    **Returns:** an array of the broadcast shape, or a number.
+
+    **Raises:** `ValueError` for bad input.
+
+    N = 1 and N = 2, and lambda = 0, are elementary; else t(d) is (see `scalar_time`), and is inverted.
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> float(gflow.limits.factorization.scalar_flow(9.0, 1.0, 3, 0.1))
+        0.747171189854052...
+
+        ```
+    """
+    _check_depth(depth)
+    return _each(lambda t, y, a: _flow(t, y, depth, a), digits, time=time, target=target, scale=scale)
+
+
+def scalar_time(value: Any, target: Any, depth: int, scale: Any, *, digits: int | None = None) -> Any:
+    """The time t at which d(t) = `value`, infinite where that is the limit and nan where d does not pass it.
+
+    For N >= 3 and lambda != 0
+
+        t(d) = ((alpha^(2-N) - d^(2-N)) / (N-2) + Phi(d) - Phi(alpha)) / lambda,
+        Phi(x) = x^2 / (2 lambda) 2F1(1, 2/N; 1 + 2/N; x^N / lambda).
+
+    Arguments as in `scalar_flow`.
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> float(gflow.limits.factorization.scalar_time(0.747171189854052, 1.0, 3, 0.1))
+        9.00000000000...
+
+        ```
+    """
+    _check_depth(depth)
+    return _each(lambda d, y, a: _time(d, y, depth, a), digits, value=value, target=target, scale=scale)
+
+
+def learning_time(
+    target: Any, depth: int, scale: Any, *, fraction: float = 0.99, digits: int | None = None
+) -> Any:
+    """The time at which p = d^N reaches `fraction` of an eigenvalue lambda > 0 of T.
+
+    About log(1 / alpha^2) / (2 lambda) for N = 2, and alpha^(2-N) / ((N-2) lambda) for N >= 3: the deeper, the farther
+    apart are the times of different eigenvalues. Arguments as in `scalar_flow`. Zero where p starts above.
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> gflow.limits.factorization.learning_time([10.0, 5.0, 1.0], 3, 0.1).round(6).tolist()
+        [1.036043, 2.090748, 10.77259]
+
+        ```
+    """
+    _check_depth(depth)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), not {fraction!r}.")
+
+    def one(y, a):
+        if y <= 0:
+            raise ValueError(f"target must be positive to be learned, not {mp.nstr(y, 6)}.")
+        d = (mpf(str(fraction)) * y) ** (mpf(1) / depth)
+        return mpf(0) if a >= d else _time(d, y, depth, a)
+
+    return _each(one, digits, target=target, scale=scale)
+
+
+def perturbed_flow(
+    time: Any, target: Any, depth: int, first: Any, others: Any, *, digits: int | None = None
+) -> Any:
+    """p(t) = a d^(N-1) from a(0) = `first` for one factor and d(0) = `others` for the rest, which need not be equal.
+
+    For N = 2 with D = |d^2 - a^2| > 0, p = (D/2) sinh(theta) and theta' = 2 lambda - D sinh(theta): E = e^theta has
+    (E - E_+) / (E - E_-) proportional to e^(-sqrt(4 lambda^2 + D^2) t), with E_+- = (2 lambda +- sqrt(4 lambda^2 +
+    D^2)) / D. With it negative eigenvalues are reached. For N >= 3 the time is an integral over a, by quadrature.
+
+    **Arguments:** as in `scalar_flow`; `first` and `others` are any real numbers for N = 2, and 0 < a < d for N >= 3.
+
+    **Returns:** p(t).
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> float(gflow.limits.factorization.perturbed_flow(6.0, -1.0, 2, 0.05, 0.1))
+        -0.990325553266...
+
+        ```
+    """
+    _check_depth(depth)
+    if depth == 1:
+        raise ValueError("depth must be at least 2, or there is no other factor; use scalar_flow.")
+    one = _imbalanced if depth == 2 else lambda t, y, a, d: _perturbed(t, y, depth, a, d)
+    return _each(one, digits, time=time, target=target, first=first, others=others)
+
+
+class RankInterval(NamedTuple):
+    """While `start` <= t <= `end`, `lower` <= r(W(t)) <= `upper`, around the effective rank `plateau` of T_L."""
+
+    start: float
+    end: float
+    lower: float
+    upper: float
+    plateau: float
+
+
+def rank_interval(
+    eigenvalues: Any, rank: int, depth: int, scale: float, *, size: int | None = None, miss: float = 0.01,
+    leak: float = 0.01,
+) -> RankInterval:  # fmt: skip
+    """When the effective rank r(W) = ||W||_* / ||W||_2 of the flow from alpha I rests at that of T_L, the best
+    approximation of T of rank L.
+
+    While p_i >= (1 - miss) lambda_i for i <= L and p_i <= leak for i > L,
+
+        (1 - miss) r(T_L) <= r(W) <= (r(T_L) + (n - L) leak / lambda_1) / (1 - miss),
+
+    from the time when lambda_L is learned until lambda_(L+1) leaks in.
+
+    **Arguments:**
+
+    - `eigenvalues`: of T, decreasing and not negative; the rest of the n = `size` are zero.
+    - `rank`: L >= 1, with lambda_L > 0.
+    - `depth`, `scale`: N and alpha, with alpha^N <= leak and alpha^N <= lambda_L.
+    - `miss`, `leak`: see above; `leak` in the units of lambda.
+
+    **Returns:** a `RankInterval`; `end` is infinite where T has no further eigenvalues, and below `start` where the
+    eigenvalues are learned too close together for a plateau.
+
+    **Raises:** `ValueError` for bad input.
+
+    Source: the theorem on time intervals of Chou et al. 2020 (arXiv 2011.13772), with the exact learning times.
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> gap = gflow.limits.factorization.rank_interval([10.0, 5.0, 1.0], 2, depth=3, scale=0.01)
+        >>> round(gap.start, 3), round(gap.end, 3), gap.plateau
+        (20.091, 95.382, 1.5)
+
+        ```
+    """
+    values = np.asarray(eigenvalues, float)
+    n = values.size if size is None else size
+    if values.ndim != 1 or np.any(np.diff(values) > 0) or np.any(values < 0) or n < values.size:
+        raise ValueError(f"eigenvalues must decrease, not be negative and not exceed size, not {eigenvalues!r}.")
+    if not 1 <= rank <= values.size or values[rank - 1] <= 0:
+        raise ValueError(f"rank must be from 1 to the number of positive eigenvalues, not {rank!r}.")
+    if not (scale > 0 and scale**depth <= min(leak, values[rank - 1])):
+        raise ValueError(f"scale must be positive, with scale^depth below leak = {leak:g} and lambda_L, not {scale!r}.")
+    following = values[rank] if rank < values.size else 0.0
+    # An eigenvalue below leak never leaks.
+    end = math.inf if following <= leak else float(scalar_time(leak ** (1 / depth), following, depth, scale))
+    plateau = float(values[:rank].sum() / values[0])
+    return RankInterval(
+        start=float(learning_time(values[rank - 1], depth, scale, fraction=1 - miss)),
+        end=end,
+        lower=(1 - miss) * plateau,
+        upper=(plateau + (n - rank) * leak / values[0]) / (1 - miss),
+        plateau=plateau,
+    )
+
+
+def step_bound(target: float, depth: int, scale: float) -> float:
+    """A step size below which the descent d - eta d^(N-1) (d^N - lambda) from alpha converges monotonically.
+
+    1 / ((3N - 2) M^(2N-2)) with M = max(alpha, |lambda|^(1/N)): the derivative of the gradient is smaller than its
+    inverse there, and the iteration an increasing map.
+
+    Source: Chou et al. 2020 (arXiv 2011.13772), lemma on identical initialization.
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> gflow.limits.factorization.step_bound(1.0, 3, 0.1)
+        0.142857...
+
+        ```
+    """
+    _check_depth(depth)
+    size = max(abs(float(scale)), abs(float(target)) ** (1 / depth))
+    return 1.0 / ((3 * depth - 2) * size ** (2 * depth - 2))
+
+
+# The formulas, in mpmath at working precision
+
+
+def _flow(t: Any, y: Any, N: int, a: Any) -> Any:
+    if t < 0 or a <= 0:
+        raise ValueError(f"time must not be negative and scale must be positive, not {mp.nstr(t)} and {mp.nstr(a)}.")
+    if t == 0:
+        return a
+    if N == 1:
+        return y + (a - y) * mp.exp(-t)
+    if y == 0:
+        return (a ** (2 - 2 * N) + (2 * N - 2) * t) ** (-mpf(1) / (2 * N - 2))
+    if N == 2:
+        return mp.sqrt(y / (1 + (y / a**2 - 1) * mp.exp(-2 * y * t)))
+    # d - limit falls like e^(-N limit^(2N-2) t), so that as many digits again may cancel.
+    most, small = mp.ln(10) * (mp.dps + 2), +mp.eps
+    with mp.extradps(mp.dps + _GUARD):
+        limit = y ** (mpf(1) / N) if y > 0 else mpf(0)
+        if a == limit:
+            return a
+        # From alpha at x = -oo to the limit at x = oo.
+        d = lambda x: limit + (a - limit) / (1 + mp.exp(x))
+        slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / (d(x) ** (N - 1) * (y - d(x) ** N))
+        miss = lambda x: _time(d(x), y, N, a) - t
+        if y > 0 and miss(most) <= 0:
+            # Closer to the limit than digits tell.
+            return limit
+        lo, hi = mpf(-1), mpf(1)
+        while miss(lo) > 0:
+            lo *= 2
+        while miss(hi) < 0:
+            hi *= 2
+        return d(_root(miss, slope, lo, hi, small))
+
+
+def _root(f: Callable, slope: Callable, lo: Any, hi: Any, small: Any) -> Any:
+    """The root, to within `small`, of an increasing function in [lo, hi]: Newton's method, and bisection where it
+    leaves the bracket."""
+    x = (lo + hi) / 2
+    for _ in range(20 * mp.dps):
+        value = f(x)
+        lo, hi = (x, hi) if value < 0 else (lo, x)
+        step = value / slope(x)
+        ahead = x - step
+        if abs(step) <= small:
+            return ahead
+        x = ahead if lo < ahead < hi else (lo + hi) / 2
+    raise ArithmeticError("The time could not be inverted to the digits asked for.")
+
+
+def _time(d: Any, y: Any, N: int, a: Any) -> Any:
+    if d == a:
+        return mpf(0)
+    # The share of the way to the limit that is left: nan for what d does not pass.
+    left = (y - d**N) / (y - a**N) if y != a**N else mpf(-1)
+    if not 0 <= left < 1 or (N > 1 and d <= 0):
+        return mp.nan
+    if left == 0:
+        return mp.inf
+    if N == 1:
+        return -mp.log(left)
+    if y == 0:
+        return (d ** (2 - 2 * N) - a ** (2 - 2 * N)) / (2 * N - 2)
+    if N == 2:
+        return mp.log(d**2 / a**2 / left) / (2 * y)
+    # The hypergeometric function by partial fractions over the roots u of u^N = lambda: twenty times as fast.
+    roots = [mp.root(mp.mpc(y), N, k) for k in range(N)]
+    phi = lambda x: -mp.fsum(mp.re(u**2 * mp.log(1 - x / u)) for u in roots) / (N * y)
+    return ((a ** (2 - N) - d ** (2 - N)) / (N - 2) + phi(d) - phi(a)) / y
+
+
+def _imbalanced(t: Any, y: Any, a: Any, d: Any) -> Any:
+    D = abs(d**2 - a**2)
+    if D == 0:
+        if a == d:
+            return y / (1 + (y / a**2 - 1) * mp.exp(-2 * y * t)) if y else 1 / (1 / a**2 + 2 * t)
+        # d = -a: p = -a^2 is that of equal weights with the sign of the target turned.
+        return -_imbalanced(t, -y, a, a)
+    # Where D is small beside p, e^theta spans many orders of magnitude.
+    with mp.extradps(int(abs(mp.log10(D / (abs(a * d) + abs(y) + D)))) * 2 + 5):
+        root = mp.sqrt(4 * y**2 + D**2)
+        high, low = (2 * y + root) / D, (2 * y - root) / D
+        E = mp.exp(mp.asinh(2 * a * d / D))
+        q = (E - high) / (E - low) * mp.exp(-root * t)
+        E = (high - q * low) / (1 - q)
+        return D / 4 * (E - 1 / E)
+
+
+def _perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
+    if not 0 < a < d:
+        raise ValueError(f"first and others must have 0 < first < others, not {mp.nstr(a)} and {mp.nstr(d)}.")
+    D = d**2 - a**2
+    other = lambda v: mp.sqrt(v**2 + D)
+    rate = lambda v: other(v) ** (N - 1) * (y - v * other(v) ** (N - 1))
+    limit = mp.findroot(lambda v: v * other(v) ** (N - 1) - y, a if y == 0 else mp.sign(y) * abs(y) ** (mpf(1) / N))
+    at = lambda x: limit + (a - limit) / (1 + mp.exp(x))
+    # Along x the integrand is smooth, and flat at both ends.
+    slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / rate(at(x))
+    span = lambda x, z: mp.quad(slope, [x, z], method="gauss-legendre")
+    x, most, passed, small = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0), +mp.eps
+    with mp.extradps(int(mp.dps / 2)):
+        v = limit
+        while x < most:
+            ahead = passed + span(x, x + 4)
+            if ahead >= t:
+                v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4, small))
+                break
+            x, passed = x + 4, ahead
+        return v * other(v) ** (N - 1)
+
+
+def _each(formula: Callable, digits: int | None, **named: Any) -> Any:
+    """`formula` on every element of arrays that broadcast together, at a precision of `digits` and some."""
+    if digits is not None and (isinstance(digits, bool) or not isinstance(digits, int) or digits < 1):
+        raise ValueError(f"digits must be a positive integer, not {digits!r}.")
+    arrays = np.broadcast_arrays(*(np.asarray(value, dtype=object) for value in named.values()))
+    with mp.workdps((16 if digits is None else digits) + _GUARD):
+        out = np.empty(arrays[0].shape, dtype=object)
+        for index in np.ndindex(out.shape):
+            numbers = [_number(name, array[index]) for name, array in zip(named, arrays, strict=True)]
+            out[index] = formula(*numbers)
+    if digits is None:
+        out = out.astype(float)
+    return out if out.ndim else out[()]
+
+
+def _number(name: str, value: Any) -> Any:
+    try:
+        number = mpf(value.item() if isinstance(value, np.generic) or hasattr(value, "item") else value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold numbers, not {value!r}.") from None
+    if not mp.isfinite(number):
+        raise ValueError(f"{name} must be finite, not {value!r}.")
+    return number
+
+
+def _check_depth(depth: Any) -> None:
+    if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or depth < 1:
+        raise ValueError(f"depth must be a positive integer, not {depth!r}.")

@@ -1,0 +1,397 @@
+"""Gradient descent for deep matrix factorization, with the flow beside the descent.
+
+Chou, Gieshoff, Maly & Rauhut 2020 (arXiv 2011.13772): eigenvalues are learned one after another at predicted times, the
+effective rank rests at that of the best approximations of the target, negative eigenvalues need a perturbed start, and
+early stopping denoises. Beside it the role of the rank of the initialization in sensing (Eftekhari & Zygalakis 2020,
+arXiv 2008.12091), limit directions of linear networks (Yun, Krishnan & Mobahi 2021, arXiv 2010.02501), and the rate of
+convergence from unbalanced factors (Min et al. 2021, arXiv 2105.06351).
+
+Every function computes one part as an `xarray.Dataset`; `gflow reproduce deep-factorization` writes them all.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from .. import metrics, observe
+from ..clocks import TimeClock
+from ..descent import gradient_descent
+from ..limits import factorization as closed
+from ..losses import Exponential, Square
+from ..models import MatrixFactorization
+from ..solve import gradient_flow
+from . import factorization_plots as plots
+from .report import Claim, Part, Study
+
+EIGENVALUES = (10.0, 5.0, 1.0)
+_SUM = Square(reduction="sum")
+# Depth, scale, step size, steps: the learning times of the three eigenvalues are apart, and all of them in the run.
+_RUNS = ((2, 1e-2, 1e-2, 800), (3, 0.1, 5e-3, 2400), (4, 0.3, 2e-3, 4000))
+
+
+def _rows(steps: int, count: int) -> np.ndarray:
+    """Steps to save, closer to one another early."""
+    return np.unique((np.linspace(0, 1, count) ** 1.5 * steps).round().astype(int))
+
+
+def _along(vectors: Any) -> Callable:
+    """The diagonal of the product in this basis."""
+    return lambda model: jnp.einsum("in,ij,jn->n", vectors, model.product, vectors)
+
+
+def estimation(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """The whole target observed, from alpha I: descent for N = 2, 3, 4, flow and closed form beside it.
+
+    **Returns:** over (depth, save): `time`, `rank` (effective); over (depth, save, eigenvalue) `descent`, `flow` (N=3)
+    and `exact`; per depth and L the interval of the theorem: `start`, `end`, `lower`, `upper`.
+    """
+    size = 20 if quick else 50
+    target = observe.symmetric(EIGENVALUES, size, jax.random.key(0))
+    vectors = jnp.linalg.eigh(target)[1][:, ::-1][:, :3]
+    X, y = observe.everything(target)
+    seen = {"rank": metrics.effective_rank, "along": _along(vectors)}
+    parts = []
+    for n, (depth, scale, step, steps) in enumerate(_RUNS):
+        model, save = MatrixFactorization.identical(size, depth, scale), _rows(steps, 81 if quick else 161)
+        traj = gradient_descent(model, X, y, loss=_SUM, step=step, steps=steps, save=save, metrics=seen)
+        times = save * step
+        exact = closed.scalar_flow(times[:, None], np.array(EIGENVALUES)[None], depth, scale) ** depth
+        flow = np.full(exact.shape, np.nan)
+        if depth == 3:
+            few = slice(1, None, 8)
+            run = gradient_flow(
+                model, X, y, loss=_SUM, clock=TimeClock(), save=times[few], rtol=1e-10, metrics={"along": seen["along"]}
+            )
+            flow[few] = run.metrics["along"]
+        interval = lambda k, N=depth, alpha=scale: closed.rank_interval(
+            EIGENVALUES, k, N, alpha, size=size, miss=0.05, leak=0.05
+        )
+        bounds = [interval(k) for k in (1, 2, 3)]
+        dims = ("save", "eigenvalue")
+        parts.append(
+            xr.Dataset(
+                {
+                    "time": ("save", times), "rank": ("save", traj.metrics["rank"]),
+                    "descent": (dims, traj.metrics["along"]), "flow": (dims, flow), "exact": (dims, exact),
+                    "learned": ("eigenvalue", closed.learning_time(EIGENVALUES, depth, scale, fraction=0.5)),
+                    "start": ("L", [b.start for b in bounds]), "end": ("L", [min(b.end, times[-1]) for b in bounds]),
+                    "lower": ("L", [b.lower for b in bounds]), "upper": ("L", [b.upper for b in bounds]),
+                },
+                coords={"save": np.arange(times.size), "eigenvalue": list(EIGENVALUES), "L": [1, 2, 3]},
+            )
+        )  # fmt: skip
+        report((n + 1) / 3)
+    return xr.concat(parts, "depth", join="outer").assign_coords(depth=[run[0] for run in _RUNS])
+
+
+def _estimation_claims(ds: xr.Dataset) -> list[Claim]:
+    inside, plateaus = [], 0
+    for depth in ds.depth.values:
+        one = ds.sel(depth=depth)
+        for k in ds.L.values:
+            at = one.sel(L=k)
+            # Descent keeps the flow's time to within a step or two of its own.
+            here = ((one.time >= at.start) & (one.time <= at.end)).values
+            plateaus += bool(here.any())
+            rank = one["rank"].values[here]
+            inside += [*(rank - float(at.lower)), *(float(at.upper) - rank)]
+    flow = ds.sel(depth=3)
+    known = np.isfinite(flow.flow.values)
+    miss = np.abs(flow.flow.values[known] / flow.exact.values[known] - 1)
+    gap = [float(np.nanmax(np.abs(ds.descent - ds.exact).sel(depth=d) / 10)) for d in ds.depth.values]
+    learned = [ds.sel(depth=d).where(ds.time.sel(depth=d) >= ds.start.sel(depth=d, L=1)) for d in ds.depth.values]
+    rising = [float(np.nanmin(np.diff(one["rank"].values))) for one in learned]
+    return [
+        Claim.at_most("flow, N = 3: error of the learned eigenvalues against the closed form, relative", 1e-8, miss),
+        Claim.at_most("descent against the closed form of the flow, relative to the largest eigenvalue", 0.2, gap),
+        Claim.at_least("effective rank inside the intervals of the theorem: distance to their ends", 0.0, inside),
+        Claim.at_least("plateaus with an interval that is not empty", 6, plateaus),
+        Claim.at_least("effective rank does not fall once the first eigenvalue is learned", -0.02, rising),
+    ]
+
+
+def sensing(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """Fewer random measurements than entries: the effective rank from alpha I (N = 2, 3) and from random factors.
+
+    And, for symmetric W = U U^T from a start of rank r (N = 2, W_1 = W_2^T = alpha (I_r, 0)), what is recovered.
+    """
+    size, count, more = 30, 500, 1 if quick else 3
+    target = observe.symmetric(EIGENVALUES, size, jax.random.key(1))
+    X, y = observe.measurements(target, count, jax.random.key(2))
+    miss = lambda model: jnp.linalg.norm(model.product - target) / jnp.linalg.norm(target)
+    seen = {"rank": metrics.effective_rank, "miss": miss}
+    models = {
+        "identical, N = 2": (MatrixFactorization.identical(size, 2, 1e-2), 1e-2, 1000 * more),
+        "identical, N = 3": (MatrixFactorization.identical(size, 3, 0.1), 5e-3, 2400 * more),
+        "Gaussian, N = 2": (MatrixFactorization.gaussian([size] * 3, 1e-2, jax.random.key(3)), 1e-2, 1000 * more),
+    }
+    runs = {}
+    for n, (name, (model, step, steps)) in enumerate(models.items()):
+        save = _rows(steps, 41)
+        traj = gradient_descent(model, X, y, loss=_SUM, step=step, steps=steps, save=save, metrics=seen)
+        runs[name] = traj, save * step
+        report((n + 1) / 6)
+    ranks, final = [1, 2, 3, size], []
+    for n, rank in enumerate(ranks):
+        U = 1e-2 * np.eye(size)[:, :rank]
+        model = MatrixFactorization([np.pad(U, ((0, 0), (0, size - rank))).T, np.pad(U, ((0, 0), (0, size - rank)))])
+        traj = gradient_descent(model, X, y, loss=_SUM, step=1e-2, steps=2000 * more, metrics=seen)
+        values = metrics.singular_values(traj.final)
+        final.append((float(traj.metrics["miss"][-1]), int(jnp.sum(values > 1e-8 * values[0]))))
+        report(0.5 + (n + 1) / 8)
+    return xr.Dataset(
+        {
+            "time": (("start", "save"), [times for _, times in runs.values()]),
+            "rank": (("start", "save"), [run.metrics["rank"] for run, _ in runs.values()]),
+            "miss": (("start", "save"), [run.metrics["miss"] for run, _ in runs.values()]),
+            "final_miss": ("initial_rank", [m for m, _ in final]),
+            "final_rank": ("initial_rank", [r for _, r in final]),
+        },
+        coords={"start": list(models), "initial_rank": ranks},
+    )
+
+
+def _sensing_claims(ds: xr.Dataset) -> list[Claim]:
+    near = [float(np.abs(ds["rank"].sel(start=s) - r).min()) for s in ds.start.values[:2] for r in (1.0, 1.5)]
+    return [
+        Claim.at_most("sensing from alpha I: distance of the effective rank to the plateaus 1 and 1.5", 0.05, near),
+        Claim.at_most("sensing recovers the target: last relative error", 0.15, ds.miss.isel(save=-1).values[:2]),
+        Claim.at_most(
+            "rank of the initialization bounds the rank of the limit: excess", 0.0,
+            (ds.final_rank - ds.initial_rank).values,
+        ),
+        Claim.at_least("a start of rank below that of the target misses it", 0.05, ds.final_miss.values[:2]),
+        Claim.at_most("a start of the rank of the target recovers it", 0.15, ds.final_miss.values[2:3]),
+    ]  # fmt: skip
+
+
+def signs(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """Eigenvalues 2 and -1 from alpha I and from a perturbed start, N = 2, by descent and in closed form."""
+    values = np.array([2.0, -1.0])
+    X, y = observe.everything(np.diag(values))
+    step, save = 5e-3, _rows(2400, 61)
+    rows = {}
+    for name, model in (
+        ("identical", MatrixFactorization.identical(2, 2, 0.1)),
+        ("perturbed", MatrixFactorization.perturbed(2, 2, 0.1, 0.05)),
+    ):
+        traj = gradient_descent(model, X, y, loss=_SUM, step=step, steps=2400, save=save)
+        rows[name] = np.einsum("sii->si", traj.model.product)
+    times = save * step
+    exact = {
+        "identical": closed.scalar_flow(times[:, None], values[None], 2, 0.1) ** 2,
+        "perturbed": closed.perturbed_flow(times[:, None], values[None], 2, 0.05, 0.1),
+    }
+    dims = ("start", "save", "eigenvalue")
+    report(1.0)
+    return xr.Dataset(
+        {"time": ("save", times), "descent": (dims, list(rows.values())), "exact": (dims, list(exact.values()))},
+        coords={"start": list(rows), "eigenvalue": values},
+    )
+
+
+def _signs_claims(ds: xr.Dataset) -> list[Claim]:
+    last = ds.descent.isel(save=-1)
+    negative = last.sel(eigenvalue=-1)
+    return [
+        Claim.close("identical start: the eigenvalue -1 is lost", 0.0, negative.sel(start="identical"), 1e-6),
+        Claim.close("perturbed start: the eigenvalue -1 is reached", -1.0, negative.sel(start="perturbed"), 1e-4),
+        Claim.close("both: the eigenvalue 2 is reached", 2.0, last.sel(eigenvalue=2), 1e-6),
+        Claim.at_most("descent against the closed forms", 0.05, np.abs(ds.descent - ds.exact).max().values),
+    ]
+
+
+def noise(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """Noisy entries, N = 3: the error against the clean target, and the stop by the predicted learning time."""
+    size = 20 if quick else 50
+    # The eigenvalues of the noise end at one half.
+    deviation = 0.25 / size**0.5
+    clean = observe.symmetric(EIGENVALUES, size, jax.random.key(4))
+    raw = deviation * jax.random.normal(jax.random.key(5), (size, size))
+    X, y = observe.everything(clean + (raw + raw.T) / 2**0.5)
+    miss = lambda model: jnp.linalg.norm(model.product - clean) / jnp.linalg.norm(clean)
+    save = _rows(20_000, 161)
+    traj = gradient_descent(
+        MatrixFactorization.identical(size, 3, 0.1), X, y, loss=_SUM, step=5e-3, steps=20_000, save=save,
+        metrics={"miss": miss},
+    )  # fmt: skip
+    report(1.0)
+    stop = float(closed.learning_time(EIGENVALUES[-1], 3, 0.1, fraction=0.9))
+    return xr.Dataset({"time": ("save", save * 5e-3), "miss": ("save", traj.metrics["miss"]), "stop": ((), stop)})
+
+
+def _noise_claims(ds: xr.Dataset) -> list[Claim]:
+    stopped = float(np.interp(ds.stop, ds.time, ds.miss))
+    best, last = float(ds.miss.min()), float(ds.miss[-1])
+    return [
+        Claim.at_most("error at the predicted time over the least of all times", 1.5, stopped / best),
+        Claim.at_least("error at the end over that at the predicted time", 1.1, last / stopped),
+    ]
+
+
+def steps(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """Descent of one eigenvalue from alpha I, at multiples of the step bound and of the stability limit.
+
+    At lambda^(1/N) the Hessian along the common value is N lambda^(2-2/N): beyond eta = 2 over that no run can stay.
+    """
+    rows = []
+    factors = np.array([0.5, 0.99, 2.0])
+    for depth, target, scale in ((2, 4.0, 0.1), (3, 2.0, 0.3), (4, 1.5, 0.5)):
+        model = MatrixFactorization.identical(1, depth, scale)
+        bound = closed.step_bound(target, depth, scale)
+        limit = 2.0 / (depth * target ** (2 - 2 / depth))
+        entry = []
+        for eta in [*(factors[:2] * bound), 0.95 * limit, 1.2 * limit]:
+            traj = gradient_descent(
+                model, np.eye(1), target * np.eye(1), loss=_SUM, step=eta, steps=4000, save=np.arange(0, 4001),
+                throw=False,
+            )  # fmt: skip
+            d = np.asarray(traj.model.factors[0][:, 0, 0])
+            # A tail of 50 steps tells a limit from a cycle.
+            entry.append((np.min(np.diff(d)), np.max(np.abs(d[-50:] ** depth - target)) if traj.success else np.inf))
+        rows.append(entry)
+        report(len(rows) / 3)
+    table = np.array(rows)
+    return xr.Dataset(
+        {"least_move": (("depth", "size"), table[:, :, 0]), "ending": (("depth", "size"), table[:, :, 1])},
+        coords={"depth": [2, 3, 4], "size": ["0.5 bound", "0.99 bound", "0.95 limit", "1.2 limit"]},
+    )
+
+
+def _steps_claims(ds: xr.Dataset) -> list[Claim]:
+    return [
+        Claim.at_least("below the bound descent is monotone: least move of d", -1e-12, ds.least_move.values[:, :2]),
+        Claim.at_most("below the bound it converges: distance to the target at the end", 1e-8, ds.ending.values[:, :2]),
+        Claim.at_least("beyond the stability limit it does not", 1e-3, ds.ending.values[:, 3]),
+    ]
+
+
+class LinearNetwork(eqx.Module):
+    """f(x) = beta . x with beta made of layers in one of the three structures of Yun et al."""
+
+    layers: list
+    structure: str = eqx.field(static=True)
+
+    @property
+    def beta(self):
+        first, *rest = self.layers
+        if self.structure == "diagonal":
+            for w in rest:
+                first = first * w
+            return first
+        if self.structure == "convolutional":
+            # Full-length filters: a product of Fourier transforms.
+            product = jnp.fft.fft(first)
+            for w in rest:
+                product = product * jnp.fft.fft(w)
+            return jnp.real(jnp.fft.ifft(product))
+        for W in rest:
+            first = W @ first
+        return first[0]
+
+    def __call__(self, x):
+        return self.beta @ x
+
+
+def linear_networks(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """Depth 2, separable data, the exponential loss: where beta / margin heads, and the KKT residual there.
+
+    Fully connected: the l2 max margin. Diagonal: a stationary point of min ||beta||_1. Convolutional with full-length
+    filters: one of min ||DFT beta||_1. The residual says how far X^T lambda is from a subgradient of that norm.
+    """
+    rng = np.random.default_rng(0)
+    d = 6
+    X = rng.normal(size=(4, d))
+    y = np.sign(X @ rng.normal(size=d))
+    draw = lambda *shape: 0.1 * jnp.asarray(rng.normal(size=shape))
+    networks = {
+        "fully connected": LinearNetwork([draw(4, d), draw(1, 4)], "fully connected"),
+        "diagonal": LinearNetwork([draw(d), draw(d)], "diagonal"),
+        "convolutional": LinearNetwork([draw(d), draw(d)], "convolutional"),
+    }
+    last = 3e3 if quick else 1e5
+    save = np.geomspace(10, last, 13)
+    rows = []
+    for n, (name, network) in enumerate(networks.items()):
+        traj = gradient_flow(network, X, y, loss=Exponential(), save=save, rtol=1e-6, max_steps=200_000)
+        rows.append([_residual(name, np.asarray(beta), X, y) for beta in eqx.filter_vmap(lambda m: m.beta)(traj.model)])
+        report((n + 1) / 3)
+    return xr.Dataset(
+        {"residual": (("structure", "save"), rows)},
+        coords={"structure": list(networks), "save": ("save", save, {"long_name": "-log L"})},
+    )
+
+
+def _residual(structure: str, beta: np.ndarray, X: np.ndarray, y: np.ndarray) -> float:
+    """1 - <X^T lambda, beta> / (||beta|| ||X^T lambda||_*), lambda the weights of the samples: 0 at KKT points of
+    min ||beta|| subject to margins of 1 or more."""
+    margins = y * (X @ beta)
+    z = X.T @ (np.exp(-(margins - margins.min())) * y)
+    if structure == "fully connected":
+        return float(1 - z @ beta / np.linalg.norm(z) / np.linalg.norm(beta))
+    if structure == "convolutional":
+        z, beta = np.fft.fft(z), np.fft.fft(beta)
+    return float(1 - np.real(np.vdot(z, beta)) / np.max(np.abs(z)) / np.sum(np.abs(beta)))
+
+
+def _linear_claims(ds: xr.Dataset) -> list[Claim]:
+    last = ds.residual.isel(save=-1)
+    drop = (last / ds.residual.isel(save=0)).values
+    return [
+        Claim.at_most("KKT residual of the limit direction in the transformed space, last", 0.05, last.values),
+        Claim.at_most("it falls along the flow: last over first", 0.5, drop),
+    ]
+
+
+def imbalance(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
+    """p = a d towards lambda = 1 from a d = 0.01 with imbalance D = d^2 - a^2: the rate at which |p - lambda| falls.
+
+    In the end sqrt(4 lambda^2 + D^2) (from the closed form), and never below |D| (Min et al.).
+    """
+    D = np.array([0.0, 1.0, 2.0, 4.0, 8.0])
+    square = (D + np.sqrt(D**2 + 4e-4)) / 2
+    step, rates, floors = 1e-4, [], []
+    for n, (imbalanced, d) in enumerate(zip(D, np.sqrt(square), strict=True)):
+        model = MatrixFactorization([[[0.01 / d]], [[d]]])
+        save = _rows(int(8.0 / np.sqrt(4 + imbalanced**2) / step) + int(2.4 / step) * (imbalanced == 0), 41)
+        traj = gradient_descent(model, np.eye(1), np.eye(1), loss=_SUM, step=step, steps=int(save[-1]), save=save)
+        gap = 0.5 * (np.log(2.0) - np.asarray(traj.neg_log_loss))
+        speed = -np.diff(gap) / np.diff(save * step)
+        rates.append(speed[-1])
+        floors.append(speed.min())
+        report((n + 1) / D.size)
+    return xr.Dataset({"rate": ("imbalance", rates), "least_rate": ("imbalance", floors)}, coords={"imbalance": D})
+
+
+def _imbalance_claims(ds: xr.Dataset) -> list[Claim]:
+    off = np.abs(ds.rate / np.sqrt(4 + ds.imbalance**2) - 1).values
+    above = (ds.least_rate - ds.imbalance).values
+    return [
+        Claim.at_most("last rate against sqrt(4 lambda^2 + D^2), relative", 0.01, off),
+        Claim.at_least("rates never fall below the imbalance |D|: difference", -1e-2, above),
+    ]
+
+
+STUDY = Study(
+    "deep-factorization",
+    "Gradient descent and flow for deep matrix factorization",
+    "Chou, Gieshoff, Maly & Rauhut, arXiv 2011.13772; with arXiv 2008.12091, 2010.02501 and 2105.06351",
+    "Eigenvalues of the target are learned one after another, at times that the closed forms predict; so the effective "
+    "rank rests on plateaus. Parameters of the original experiments are not known: these are gflow's own.",
+    (
+        Part("estimation", "The whole target observed", estimation, _estimation_claims,
+             {"eigenvalues": plots.eigenvalues, "effective-rank": plots.effective_rank}),
+        Part("sensing", "Random measurements", sensing, _sensing_claims, {"sensing": plots.sensing}),
+        Part("signs", "Positive and negative eigenvalues", signs, _signs_claims, {"signs": plots.signs}),
+        Part("noise", "Noise and early stopping", noise, _noise_claims, {"noise": plots.noise}),
+        Part("steps", "Step sizes", steps, _steps_claims),
+        Part("linear-networks", "Deep linear networks", linear_networks, _linear_claims,
+             {"directions": plots.directions}),
+        Part("imbalance", "Unbalanced factors", imbalance, _imbalance_claims, {"imbalance": plots.imbalance}),
+    ),
+)  # fmt: skip

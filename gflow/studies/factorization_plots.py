@@ -1,0 +1,106 @@
+"""Figures of the factorization study: Dataset in, matplotlib figure out. Colours are Okabe and Ito's."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+def panels(count: int, width: float = 4.2) -> Any:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(1, count, figsize=(width * count, 3.6), layout="constrained", squeeze=False)
+
+
+def eigenvalues(ds: xr.Dataset) -> Any:
+    figure, axes = panels(ds.sizes["depth"])
+    for ax, depth in zip(axes[0], ds.depth.values, strict=True):
+        one = ds.sel(depth=depth)
+        for k, value in enumerate(ds.eigenvalue.values):
+            ax.plot(one.time, one.exact[:, k], color=COLOURS[k], lw=1.5, label=f"λ = {value:g}")
+            ax.plot(one.time[::5], one.descent[::5, k], "o", color=COLOURS[k], ms=3.5)
+            ax.axvline(float(one.learned[k]), color=COLOURS[k], ls=":", lw=1.2)
+        ax.set(xlabel="time t, or η times step", ylabel="eigenvalue of the product", title=f"depth N = {depth}")
+    axes[0, 1].legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.72), title_fontsize=8,
+                      title="line: closed form of the flow\ndots: descent\ndotted: predicted p = λ/2")  # fmt: skip
+    return figure
+
+
+def effective_rank(ds: xr.Dataset) -> Any:
+    figure, axes = panels(ds.sizes["depth"])
+    for ax, depth in zip(axes[0], ds.depth.values, strict=True):
+        one = ds.sel(depth=depth)
+        for k in ds.L.values:
+            at = one.sel(L=k)
+            if float(at.end) > float(at.start):
+                ax.fill_between([float(at.start), float(at.end)], float(at.lower), float(at.upper),
+                                color=COLOURS[k - 1], alpha=0.35, lw=0, label=f"interval, L = {k}")  # fmt: skip
+        ax.plot(one.time, one["rank"], color="black", lw=1.2)
+        ax.set(xlabel="time t = η times step", ylabel="effective rank of the product", title=f"depth N = {depth}",
+               ylim=(0.9, 2.2))  # fmt: skip
+    axes[0, 1].legend(fontsize=8)
+    return figure
+
+
+def sensing(ds: xr.Dataset) -> Any:
+    figure, axes = panels(2)
+    left, right = axes[0]
+    for k, start in enumerate(ds.start.values):
+        one = ds.sel(start=start)
+        left.plot(one.time, one["rank"], color=COLOURS[k], label=start)
+    left.set(xlabel="time t = η times step", ylabel="effective rank of the product", ylim=(0.9, 2.4))
+    for value in (1.0, 1.5, 1.6):
+        left.axhline(value, color="0.6", lw=0.8, ls="--")
+    left.legend(fontsize=8)
+    ranks = [str(r) for r in ds.initial_rank.values]
+    right.bar(ranks, ds.final_miss, color=COLOURS[0])
+    right.set(xlabel="rank of the initialization", ylabel="relative error at the end", yscale="log")
+    return figure
+
+
+def signs(ds: xr.Dataset) -> Any:
+    figure, axes = panels(2)
+    for ax, start in zip(axes[0], ds.start.values, strict=True):
+        one = ds.sel(start=start)
+        for k, value in enumerate(ds.eigenvalue.values):
+            ax.plot(ds.time, one.exact[:, k], color=COLOURS[k], label=f"λ = {value:g}")
+            ax.plot(ds.time[::3], one.descent[::3, k], "o", ms=3.5, color=COLOURS[k])
+            ax.axhline(value, color=COLOURS[k], ls=":", lw=1)
+        ax.set(xlabel="time t, or η times step", ylabel="eigenvalue of the product", title=f"{start} start, N = 2")
+    axes[0, 0].legend(fontsize=8, title="line: closed form, dots: descent", title_fontsize=8)
+    return figure
+
+
+def noise(ds: xr.Dataset) -> Any:
+    figure, axes = panels(1, 5.2)
+    ax = axes[0, 0]
+    ax.plot(ds.time, ds.miss, color=COLOURS[0])
+    ax.axvline(float(ds.stop), color=COLOURS[1], ls="--", label="predicted time of the last eigenvalue")
+    ax.set(xlabel="time t = η times step", ylabel="relative error to the clean target", yscale="log")
+    ax.legend(fontsize=8)
+    return figure
+
+
+def directions(ds: xr.Dataset) -> Any:
+    figure, axes = panels(1, 5.2)
+    ax = axes[0, 0]
+    for k, structure in enumerate(ds.structure.values):
+        ax.loglog(ds.save, ds.residual.sel(structure=structure), "o-", ms=4, color=COLOURS[k], label=structure)
+    ax.set(xlabel="−log L (nats)", ylabel="KKT residual of the direction")
+    ax.legend(fontsize=8)
+    return figure
+
+
+def imbalance(ds: xr.Dataset) -> Any:
+    figure, axes = panels(1, 5.2)
+    ax = axes[0, 0]
+    fine = np.linspace(0, float(ds.imbalance.max()), 100)
+    ax.plot(fine, np.sqrt(4 + fine**2), color="black", label=r"$\sqrt{4\lambda^2 + D^2}$")
+    ax.plot(fine, fine, color="0.5", ls="--", label="lower bound |D|")
+    ax.plot(ds.imbalance, ds.rate, "o", color=COLOURS[1], label="last rate, measured")
+    ax.plot(ds.imbalance, ds.least_rate, "^", color=COLOURS[0], label="least rate, measured")
+    ax.set(xlabel="imbalance D = d² − a²", ylabel="rate of |p − λ|")
+    ax.legend(fontsize=8)
+    return figure

@@ -1,0 +1,411 @@
+"""Implicit regularization in ReLU networks with the square loss: no function of the parameters says where it ends.
+
+Vardi and Shamir 2021 (arXiv 2012.05156) show that for a single ReLU neuron trained from zero a function R such that the
+limit always minimizes R among the points of zero loss would have to be constant. The data sets here are a construction
+of its own with the same effect: x1 = (1, 0, 0), y1 = 1; x2 = (0, e, 0), y2 = e c; x3 = K (1, -1, 1), y3 = 0. The points
+of zero loss are (1, c, s), s <= c - 1, the one of least norm is q = (1, c, 0). Early x3 is active and pushes w_3 below
+zero; when w . x3 passes zero it falls silent, w_3 is frozen, and the flow ends at (1, c, s) != q with (limit - q)
+orthogonal to q. So R(limit) <= R(q); on the data set {(q / |q|^2, 1)} the flow ends at q while `limit` has zero loss
+too, so R(q) <= R(limit). Rotations, scalings and chains of such steps link all nonzero points, for d >= 3.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from mpmath import mp, mpf
+from scipy.linalg import null_space
+from scipy.optimize import nnls
+
+from ..clocks import TimeClock
+from ..losses import Square
+from ..models import ReLUNeuron, TwoLayerNetwork
+from ..solve import gradient_flow
+from .report import Claim, Part, Study
+
+# e, c, K.
+SETS = (("1/10", "6/5", 10), ("1/2", "3/2", 3))
+_LOSS = Square(reduction="sum")
+
+
+def impossible_set(e: Any, c: Any, K: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The data set above, X (3, 3) and y (3,).
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies import relu_square
+        >>> relu_square.impossible_set(0.5, 1.5, 3)[1].tolist()
+        [1.0, 0.75, 0.0]
+
+        ```
+    """
+    return np.array([[1.0, 0, 0], [0, e, 0], [K, -K, K]]), np.array([1.0, e * c, 0.0])
+
+
+def exact_end(e: Any, c: Any, K: Any, digits: int = 30) -> tuple[mpf, mpf]:
+    """Time at which x3 falls silent, and the third coordinate of the limit, from w = 0 with slope 1 at zero.
+
+    Until then w' = b - A w is solved by eigenvectors, and the time is a root; after it w_3 stays.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies import relu_square
+        >>> print(relu_square.exact_end("1/2", "3/2", 3, digits=15)[0])
+        1.81774980188098
+
+        ```
+    """
+    with mp.workdps(digits + 15):
+        e, c, K = (mp.fraction(*map(int, str(v).split("/"))) if "/" in str(v) else mpf(v) for v in (e, c, K))
+        e, c, K = +e, +c, +K
+        X, y = mp.matrix([[1, 0, 0], [0, e, 0], [K, -K, K]]), mp.matrix([1, e * c, 0])
+        values, vectors = mp.eigsy(X.T * X)  # pyright: ignore[reportAttributeAccessIssue]
+        b = vectors.T * (X.T * y)
+        grown = lambda value, t: -mp.expm1(-value * t) / value  # pyright: ignore[reportAttributeAccessIssue]
+        at = lambda t: vectors * mp.matrix([b[i] * grown(values[i], t) for i in range(3)])
+        silent = lambda t: (X * at(t))[2]
+        # x3 is active from the start; the slow modes bring it down once.
+        right = mpf(1)
+        while silent(right) > 0:
+            right *= mpf("1.1")
+        find = mp.findroot  # pyright: ignore[reportAttributeAccessIssue]
+        time = find(silent, (right / mpf("1.1"), right), solver="anderson", tol=mpf(10) ** (-2 * digits))
+        end = at(time)[2]
+    with mp.workdps(digits):
+        return +time, +end
+
+
+def least_norm(X: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """The point of zero loss of least norm: w . x_i = y_i where y_i > 0, w . x_i <= 0 where y_i = 0. None if none is.
+
+    On the equations' solutions p + N v what remains is least distance programming (Lawson & Hanson 1974, ch. 23).
+
+    !!! example
+
+        ```python
+        >>> import numpy as np
+        >>> from gflow.studies import relu_square
+        >>> relu_square.least_norm(*relu_square.impossible_set(0.5, 1.5, 3)).round(12).tolist()
+        [1.0, 1.5, 0.0]
+
+        ```
+    """
+    on = y > 0
+    point = np.linalg.pinv(X[on]) @ y[on]
+    if np.max(np.abs(X[on] @ point - y[on]), initial=0.0) > 1e-9 * np.max(y):
+        return None
+    if on.all():
+        return point
+    free = null_space(X[on])
+    G, h = -X[~on] @ free, X[~on] @ point
+    stacked = np.vstack([G.T, h])
+    target = np.append(np.zeros(free.shape[1]), 1.0)
+    residual = stacked @ nnls(stacked, target)[0] - target
+    if abs(residual[-1]) < 1e-9:
+        return None
+    return point + free @ (-residual[:-1] / residual[-1])
+
+
+def _flow(model: Any, X: Any, y: Any, **options: Any) -> Any:
+    options = {"loss": _LOSS, "clock": TimeClock(), "rtol": 1e-12, **options}
+    return gradient_flow(model, X, y, **options)
+
+
+def _impossibility(quick: bool, report: Callable) -> xr.Dataset:
+    times = np.concatenate([np.geomspace(1e-3, 1e2, 60), np.geomspace(120.0, 1e4, 20)])
+    rows: dict[str, list] = {name: [] for name in ("time", "time_exact", "third", "third_exact", "path", "rise", "end")}
+    texts = []
+    for k, (e, c, K) in enumerate(SETS):
+        report(k / len(SETS))
+        time, third = exact_end(e, c, K)
+        numbers = [float(mpf(v.split("/")[0]) / int(v.split("/")[1])) for v in (e, c)]
+        X, y = impossible_set(numbers[0], numbers[1], K)
+        traj = _flow(ReLUNeuron(np.zeros(3)), X, y, at_kink=1.0, save=times)
+        path = np.vstack([np.zeros(3), np.asarray(traj.model.weights)])
+        down = [event for event in traj.events if event.sample == 2 and event.kind == "down"]
+        # The distance to points of zero loss (1, c, s), s <= c - 1.
+        points = np.array([[1.0, numbers[1], numbers[1] - 1 - gap] for gap in (0.0, 0.1, 0.5, 2.0)])
+        distance = np.linalg.norm(path[:, None] - points[None], axis=2)
+        for name, value in (
+            ("time", np.exp(down[0].log_time)),
+            ("time_exact", float(time)),
+            ("third", float(traj.final.weights[2])),
+            ("third_exact", float(third)),
+            ("path", path),
+            ("rise", np.max(np.diff(distance, axis=0))),
+            ("end", np.asarray(traj.final.weights)),
+        ):
+            rows[name].append(value)
+        texts.append([str(time), str(third)])
+    dims = {"path": ("set", "save", "coordinate"), "end": ("set", "coordinate")}
+    ds = xr.Dataset({name: (dims.get(name, ("set",)), np.array(value)) for name, value in rows.items()})
+    return ds.assign(exact=(("set", "what"), np.array(texts, dtype=object))).assign_coords(
+        set=[f"e={e}, c={c}, K={K}" for e, c, K in SETS],
+        save=np.append(0.0, times),
+        what=["event time", "third coordinate"],
+    )
+
+
+def _impossibility_claims(ds: xr.Dataset) -> Sequence[Claim]:
+    claims = []
+    known = (
+        (6.883803335951124, -0.46937806020615529, 1.04417112853063),
+        (1.817749801880979897, -0.14195821692495809, 1.00309553734006),
+    )
+    for k, (time, third, ratio) in enumerate(known):
+        name = str(ds.set.values[k])
+        q = np.array([1.0, float(ds.end[k, 1].round(9)), 0.0])
+        measured = float(np.linalg.norm(ds.end.values[k]) / np.linalg.norm(q))
+        claims += [
+            Claim.close(
+                f"{name}: exact time at which x3 falls silent ({ds.exact.values[k, 0]})",
+                time,
+                ds.time_exact[k],
+                1e-14 * time,
+            ),
+            Claim.close(
+                f"{name}: exact third coordinate of the limit ({ds.exact.values[k, 1]})",
+                third,
+                ds.third_exact[k],
+                1e-15,
+            ),
+            Claim.close(f"{name}: the flow's event time", float(ds.time_exact[k]), ds.time[k], 1e-10),
+            Claim.close(f"{name}: the flow's limit", float(ds.third_exact[k]), ds.third[k], 1e-10),
+            Claim.close(f"{name}: norm of the limit over that of q", ratio, measured, 1e-9),
+            Claim.close(f"{name}: (limit - q) . q", 0.0, float((ds.end.values[k] - q) @ q), 1e-9),
+        ]
+    return [*claims, Claim.at_most("the distance to points of zero loss rises between saves by", 1e-12, ds.rise)]
+
+
+def _impossibility_figure(ds: xr.Dataset) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, ds.sizes["set"], figsize=(10, 3.8), layout="constrained")
+    for k, ax in enumerate(axes):
+        for i, (colour, dash) in enumerate((("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."))):
+            ax.plot(ds.save[1:], ds.path[k, 1:, i], dash, color=colour, label=rf"$w_{i + 1}$")
+        ax.axvline(float(ds.time_exact[k]), color="black", lw=0.8, ls=":", label=r"$x_3$ falls silent")
+        ax.axhline(0.0, color="0.7", lw=0.8)
+        ax.set(xscale="log", xlabel="time t", ylabel="weights of the neuron", title=str(ds.set.values[k]))
+        ax.legend(fontsize=8)
+    return figure
+
+
+def _random_set(rng: np.random.Generator, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """d samples, at least one of label 0 and one positive, that some neuron fits."""
+    X = rng.normal(size=(d, d)) * np.exp(rng.normal(size=(d, 1)))
+    values = X @ rng.normal(size=d)
+    # The largest is kept positive; of the others those below zero have label 0.
+    if values.max() <= 0:
+        X, values = -X, -values
+    return X, np.maximum(values, 0.0)
+
+
+def _ratios(quick: bool, report: Callable) -> xr.Dataset:
+    dimensions, count = ((2, 3), 20) if quick else ((2, 3, 4, 5), 150)
+    ratio, orthogonal, unfinished = (np.full((len(dimensions), count), np.nan) for _ in range(3))
+    for i, d in enumerate(dimensions):
+        rng = np.random.default_rng(d)
+        for k in range(count):
+            X, y = _random_set(rng, d)
+            X, y = X / y.max(), y / y.max()
+            best = least_norm(X, y)
+            if best is None or np.linalg.norm(best) == 0:
+                continue
+            traj = _flow(ReLUNeuron(np.zeros(d)), X, y, at_kink=1.0, stop=1e7, rtol=1e-8, throw=False, max_steps=20_000)
+            end = np.asarray(traj.final.weights)
+            unfinished[i, k] = 0.5 * np.sum((np.maximum(X @ end, 0) - y) ** 2)
+            ratio[i, k] = np.linalg.norm(end) / np.linalg.norm(best)
+            orthogonal[i, k] = (end - best) @ best / (best @ best)
+            report((i + (k + 1) / count) / len(dimensions))
+    dims = ("d", "set")
+    return xr.Dataset(
+        {"ratio": (dims, ratio), "inner": (dims, orthogonal), "loss": (dims, unfinished)},
+        coords={"d": list(dimensions)},
+    )
+
+
+def _reached(ds: xr.Dataset) -> xr.DataArray:
+    return ds.ratio.where(ds.loss < 1e-10)
+
+
+def _ratio_claims(ds: xr.Dataset) -> Sequence[Claim]:
+    claims = []
+    for d in ds.d.values:
+        ratios = _reached(ds).sel(d=d).values
+        ratios = ratios[np.isfinite(ratios)]
+        name = f"d = {d}: |limit| / |least norm| over {ratios.size} data sets that reach zero loss"
+        claims.append(Claim.at_most(name + ", the bound 2 that follows from the distances", 2.0, ratios))
+        claims.append(Claim.at_most(name + ", the paper's sqrt 2", float(np.sqrt(2)) + 1e-9, ratios))
+    return claims
+
+
+def _ratio_figure(ds: xr.Dataset) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for d, colour in zip(ds.d.values, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False):
+        values = np.sort(_reached(ds).sel(d=d).dropna("set").values)
+        share = 1 - (np.arange(values.size)) / max(values.size, 1)
+        ax.step(values, share, where="post", color=colour, label=f"d = {d}")
+    ax.axvline(np.sqrt(2), color="black", ls="--", lw=0.9, label=r"$\sqrt{2}$")
+    ax.set(
+        xlabel="norm of the limit / least norm of zero loss",
+        ylabel="share of data sets at or above",
+        xlim=(0.995, 1.45),
+    )
+    ax.legend(fontsize=8)
+    return figure
+
+
+def _monotone(quick: bool, report: Callable) -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    count = 3 if quick else 10
+    error, along = np.zeros(count), np.zeros(count)
+    for k in range(count):
+        X, y = rng.normal(size=(3, 6)), rng.normal(size=3)
+        traj = _flow(ReLUNeuron(np.zeros(6), slope=0.2), X, y, at_kink=1.0, stop=1e4, rtol=1e-10)
+        best = np.linalg.pinv(X) @ np.where(y > 0, y, y / 0.2)
+        error[k] = np.linalg.norm(np.asarray(traj.final.weights) - best) / np.linalg.norm(best)
+        along[k] = len(traj.events)
+        report((k + 1) / count)
+    return xr.Dataset({"error": ("set", error), "events": ("set", along)})
+
+
+def _monotone_claims(ds: xr.Dataset) -> Sequence[Claim]:
+    text = "a leaky ReLU neuron (slope 0.2), 3 samples in d = 6, from zero: relative distance to least norm"
+    return [Claim.at_most(text, 1e-9, ds.error)]
+
+
+def scalar_network(t: float, v0: float, w0: float, y: float) -> tuple[float, float]:
+    """v and w of the two-layer network v relu(w x), x = 1, at time t, for w0 > |v0|, loss (v w - y)^2 / 2.
+
+    D = w^2 - v^2 is conserved and u = v w = (D / 2) sinh(theta) obeys a Riccati equation in e^theta.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies import relu_square
+        >>> relu_square.scalar_network(2.0, 0.1, 0.2, 1.0)
+        (0.736683190858904, 0.756770852830668)
+
+        ```
+    """
+    D = w0**2 - v0**2
+    s = np.sqrt(y**2 + D**2 / 4)
+    start = np.exp(np.arcsinh(2 * v0 * w0 / D))
+    high, low = (2 * y + 2 * s) / D, (2 * y - 2 * s) / D
+    kappa = (start - high) / (start - low) * np.exp(-2 * s * t)
+    theta = np.log((high - kappa * low) / (1 - kappa))
+    return float(np.sqrt(D) * np.sinh(theta / 2)), float(np.sqrt(D) * np.cosh(theta / 2))
+
+
+def _hidden_layer(quick: bool, report: Callable) -> xr.Dataset:
+    X, y = impossible_set(0.1, 1.2, 10)
+    toward = X.T @ y / np.linalg.norm(X.T @ y)
+    thirds, drifts, scales = [], [], [1e-4, 1e-6]
+    for k, scale in enumerate(scales):
+        model = TwoLayerNetwork(scale * toward[None], np.array([scale]), slope=0.0)
+        # A saddle of the start costs log(1 / scale); the slowest mode then falls like exp(-e^2 t / 2).
+        traj = _flow(model, X, y, stop=1e5, rtol=1e-11)
+        function = np.asarray(traj.final.output)[:, None] * np.asarray(traj.final.hidden)
+        thirds.append(function[0])
+        drifts.append(abs(float(np.sum(traj.final.hidden**2) - np.sum(traj.final.output**2))))
+        report((k + 1) / 4)
+    times = np.array([1.0, 2.0, 5.0])
+    traj = _flow(
+        TwoLayerNetwork(np.array([[0.2]]), np.array([0.1]), slope=0.0), np.ones((1, 1)), np.ones(1), save=times
+    )
+    exact = np.array([scalar_network(t, 0.1, 0.2, 1.0) for t in times])
+    found = np.stack([np.asarray(traj.model.output)[:, 0], np.asarray(traj.model.hidden)[:, 0, 0]], axis=1)
+    return xr.Dataset(
+        {
+            "limit": (("scale", "coordinate"), np.array(thirds)),
+            "drift": ("scale", drifts),
+            "scalar": (("time", "layer"), found),
+            "scalar_exact": (("time", "layer"), exact),
+        },
+        coords={"scale": scales, "time": times},
+    )
+
+
+def _hidden_claims(ds: xr.Dataset) -> Sequence[Claim]:
+    u = ds.limit.values
+    return [
+        Claim.close(
+            "width 1, e = 1/10 set, from balanced weights of 1e-6: third coordinate of v w", -0.557588, u[1, 2], 1e-6
+        ),
+        Claim.close("norm of v w over that of q", 1.0618002162, np.linalg.norm(u[1]) / np.hypot(1, 1.2), 1e-9),
+        Claim.close("the limits from 1e-4 and 1e-6 differ by", 0.0, u[0] - u[1], 1e-7),
+        Claim.at_least("it differs from the single neuron's, -0.4694, by", 0.08, abs(u[1, 2] + 0.46937806)),
+        Claim.at_most("drift of |w|^2 - v^2", 1e-10, ds.drift),
+        Claim.at_most(
+            "one sample, imbalanced: error of v and w at t = 1, 2, 5", 1e-10, np.abs(ds.scalar - ds.scalar_exact)
+        ),
+    ]
+
+
+def _zero(quick: bool, report: Callable) -> xr.Dataset:
+    X, y = impossible_set(0.5, 1.5, 3)
+    toward = X.T @ y / np.linalg.norm(X.T @ y)
+    scales = np.array([1e-2, 1e-3, 1e-4, 1e-5])
+    exact = float(exact_end("1/2", "3/2", 3)[1])
+    thirds = []
+    for k, scale in enumerate(scales):
+        traj = _flow(ReLUNeuron(scale * toward), X, y, stop=1e4)
+        thirds.append(float(traj.final.weights[2]))
+        report((k + 1) / len(scales))
+    zero = _flow(ReLUNeuron(np.zeros(3)), X, y, stop=1e4, at_kink=1.0)
+    stays = _flow(ReLUNeuron(np.zeros(3)), X, y, stop=1e4, at_kink="stay", throw=False)
+    return xr.Dataset(
+        {
+            "error": ("scale", np.abs(np.array(thirds) - exact)),
+            "from_zero": abs(float(zero.final.weights[2]) - exact),
+            "flagged": int(not zero.events[0].unique),
+            "moved": float(jnp.max(jnp.abs(stays.final.weights))),
+        },
+        coords={"scale": scales},
+    )
+
+
+def _zero_claims(ds: xr.Dataset) -> Sequence[Claim]:
+    return [
+        Claim.at_most("from scale * sum y_i x_i the limit is off by, over the scale", 1.0, ds.error / ds.scale),
+        Claim.at_most("from exactly zero with slope 1 there, the limit is off by", 1e-10, ds.from_zero),
+        Claim.close("the first event of that run says that the solution was not unique", 1, ds.flagged, 0),
+        Claim.close("from exactly zero with at_kink='stay' the neuron moves by", 0.0, ds.moved, 0.0),
+    ]
+
+
+STUDY = Study(
+    name="relu-square-loss",
+    title="Implicit regularization in ReLU networks with the square loss",
+    source="After G. Vardi and O. Shamir, COLT 2021, arXiv 2012.05156; the data sets are a construction of our own.",
+    summary="A single ReLU neuron trained from zero on three samples ends at a point of zero loss that is not the one "
+    "of least norm, by an amount that the data set decides; so no function of the parameters is the "
+    "regularizer. What holds instead: the distance to every point of zero loss never increases, and so the "
+    "norm of the limit is at most twice the least one.",
+    parts=(
+        Part(
+            "impossibility",
+            "Data sets on which no function of the parameters can be the regularizer",
+            _impossibility,
+            _impossibility_claims,
+            {"paths": _impossibility_figure},
+        ),
+        Part(
+            "norm-ratios",
+            "How far the limit can be from least norm: a search",
+            _ratios,
+            _ratio_claims,
+            {"ratios": _ratio_figure},
+        ),
+        Part("monotone", "Monotone activations give least norm", _monotone, _monotone_claims),
+        Part("hidden-layer", "One hidden layer", _hidden_layer, _hidden_claims),
+        Part("zero", "Starts near and at zero", _zero, _zero_claims),
+    ),
+)

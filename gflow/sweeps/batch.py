@@ -1,0 +1,140 @@
+"""The flows of a chunk, in one compiled program.
+
+On a CPU the program takes the points in turn (`map`): a small flow has nothing to gain from lanes in lock-step, which
+all take as many steps as the slowest and solve their small systems batched. On other devices all points of a chunk go
+at once (`vmap`), which is why those that cost about the same share one. Either way the points of a chunk are spread
+over the devices that JAX sees.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from ..charts import chart_of
+from ..flow import Flow
+from ..losses import MarginLoss
+from ..solve import gradient_flow
+from ..solvers import choose
+from ..status import Status
+from .chunks import Chunk
+from .models import groups
+from .problem import Problem
+
+
+def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The variables of a chunk, as arrays of its shape, and of points that could not be made what was said."""
+    points = chunk.points()
+    values = {v.name: v.empty((len(points),)) for v in problem.variables}
+    failures: dict[int, str] = {}
+    for group in groups(problem, points, failures):
+        got = jax.device_get(_flows(problem, group.models, points[group.rows]))
+        for variable in problem.variables:
+            if variable.name in got:
+                found = got[variable.name][: len(group.rows)]
+                # Smaller where other points have more (data sets of several dimensions, say).
+                inner = tuple(slice(0, n) for n in found.shape[1:])
+                values[variable.name][(group.rows, *inner)] = found
+    values["status"][list(failures)] = int(Status.no_model)
+    shaped = {v.name: values[v.name].reshape(*chunk.shape, *v.shape) for v in problem.variables}
+    return shaped, {problem.describe(points[row]): text for row, text in failures.items()}
+
+
+def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
+    """The flows of `models` (batch of them, of which the first ones are meant) at `points`."""
+    used = sorted({problem.data_index(point) for point in points})
+    sets = [problem.data[k] for k in (used + used[-1:] * problem.width)[: problem.width]]
+    X, y = (jnp.stack([jnp.asarray(pair[k], float) for pair in sets]) for k in (0, 1))
+    spare = problem.batch - len(points)
+    pad = lambda rows: jnp.asarray(np.concatenate([rows, np.repeat(rows[-1:], spare, axis=0)]))
+    loss = problem.loss_at(points[0])
+    first = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
+    program = {
+        "X": X,
+        "y": y,
+        "loss": loss,
+        "stop": None if problem.stop is None else jnp.asarray(problem.stop, float),
+        "save": None if problem.save is None else jnp.asarray(problem.save, float),
+        "max_steps": jnp.asarray(problem.max_steps, int),
+    }
+    fixed = (problem.clock, solver_of(problem, first, X[0], y[0], loss), problem.metrics, problem.batching)
+    each = {
+        "rtol": pad(np.array([problem.value("rtol", point, problem.rtol) for point in points], float)),
+        "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),
+        "meant": jnp.arange(problem.batch) < len(points),
+    }
+    return compute(models, each, program, fixed)
+
+
+def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
+    """The solver of a compiled program; None for explicit steps first and LogRadau after them."""
+    if problem.solver is not None:
+        return problem.solver
+    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
+    end = problem.save[-1] if problem.stop is None else problem.stop
+    phases = choose(flow, float(problem.clock.inner(jnp.asarray(end, float))))
+    if len(phases) == 1 or (flow.chart.linear and isinstance(loss, MarginLoss)):
+        # Two solvers would both be compiled.
+        return phases[-1].solver
+    return None
+
+
+@eqx.filter_jit
+def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
+    """Flows of `models`, which have a leading axis as `each` has. Compiled once for all of one structure and shape."""
+    clock, solver, metrics, batching = fixed
+    arrays, rest = eqx.partition(models, eqx.is_array)
+
+    # jit: traced once, though asked for its shapes first.
+    @jax.jit
+    def one(point: Any) -> dict[str, Any]:
+        leaves, of = point
+        traj = gradient_flow(
+            eqx.combine(leaves, rest),
+            program["X"][of["data"]],
+            program["y"][of["data"]],
+            loss=program["loss"],
+            clock=clock,
+            stop=program["stop"],
+            save=program["save"],
+            solver=solver,
+            rtol=of["rtol"],
+            max_steps=program["max_steps"],
+            throw=False,
+            metrics=metrics,
+        )
+        values = {
+            "neg_log_loss": traj.neg_log_loss,
+            "log_time": traj.log_time,
+            "final_neg_log_loss": traj.position.gamma,
+            "status": traj.status_code,
+            "steps": traj.stats["steps"],
+            "rejections": traj.stats["rejections"],
+        }
+        values |= {name: jnp.asarray(value, float) for name, value in traj.metrics.items()}
+        if beta_of(eqx.combine(leaves, rest)) is not None:
+            values["beta"] = eqx.filter_vmap(beta_of)(traj.model)
+        return values
+
+    def in_turn(points: Any) -> dict[str, Any]:
+        shapes = jax.eval_shape(one, jax.tree.map(lambda v: v[0], points))
+        nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
+        # Rows that only fill the program up cost nothing.
+        return jax.lax.map(lambda p: jax.lax.cond(p[1]["meant"], one, lambda _: nothing, p), points)
+
+    run = in_turn if batching == "map" else jax.vmap(one)
+    devices = jax.local_device_count()
+    if devices > 1 and each["meant"].shape[0] % devices == 0:
+        rows = PartitionSpec("points")
+        mesh = Mesh(np.array(jax.local_devices()), ("points",))
+        run = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    return run((arrays, each))
+
+
+def beta_of(model: Any) -> Any:
+    """The linear predictor of one model, if it has one."""
+    beta = getattr(model, "beta", None)
+    return beta if isinstance(beta, jax.Array) and jnp.issubdtype(beta.dtype, jnp.floating) else None

@@ -1,0 +1,151 @@
+"""A sweep as a TOML file, for the command line.
+
+    model = "DiagonalNetwork"        # of gflow.models, or "module:function" (also from the current folder)
+    data = "iris"                    # as gflow.datasets.load takes it; or {path = "my.csv", label = "class"}
+    decades = "1:1000:31"            # log10 1/loss of the saves; or save, stop in the coordinate of the clock
+    loss = "logistic"                # exponential (the default), logistic, square
+    clock = "loss"                   # loss (the default), time, log-time
+    rtol = 1e-6                      # also max_steps, batching, digits
+    solver = "LogRadau"              # or one of Diffrax, "Kvaerno5" say; chosen by gflow if left out
+    metrics = ["normalized_margin"]  # of gflow.metrics, or "module:function"
+
+    [over]                           # a list, LOW:HIGH:COUNT (log-spaced) or FIRST..LAST (integers)
+    scale = "0.01:100:41"
+    depth = [2, 3]
+    seed = "0..9"
+
+    [arguments]                      # what else the model is made with
+    dim = 5
+"""
+
+import functools
+import importlib
+import math
+import re
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import numpy as np
+
+from .. import clocks, datasets, losses, metrics, models, solvers
+
+_CLOCKS = {"loss": clocks.LossClock, "time": clocks.TimeClock, "log-time": clocks.LogTimeClock}
+_LOSSES = {"exponential": losses.Exponential, "logistic": losses.Logistic, "square": losses.Square}
+_PLAIN = ("rtol", "max_steps", "batching", "digits", "stop")
+_KEYS = ("model", "data", "decades", "save", "loss", "clock", "solver", "metrics", "over", "arguments", *_PLAIN)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of `sweep` that a file stands for."""
+
+    arguments: dict[str, Any]
+
+    @property
+    def points(self) -> int:
+        return math.prod(len(values) for values in self.arguments["over"].values())
+
+    def __str__(self) -> str:
+        return " x ".join(f"{len(values)} {name}" for name, values in self.arguments["over"].items())
+
+
+def read(path: Path) -> Job:
+    """**Raises:** `ValueError` for a file that says something else than a sweep, with what is wrong; `OSError` if it
+    cannot be read."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from error
+    unknown = [key for key in table if key not in _KEYS]
+    if unknown:
+        raise ValueError(f"{path} holds {unknown[0]!r}, which is none of {', '.join(_KEYS)}.")
+    for key in ("model", "over"):
+        if key not in table:
+            raise ValueError(f"{path} must hold {key!r}.")
+    if not isinstance(table["over"], dict):
+        raise ValueError(f"{path} must hold a table [over], not over = {table['over']!r}.")
+    over = {name: _values(name, values) for name, values in table["over"].items()}
+    arguments: dict[str, Any] = {"over": over} | {key: table[key] for key in _PLAIN if key in table}
+    make = _found(table["model"], models, "model")
+    arguments["make_model"] = functools.partial(make, **table["arguments"]) if "arguments" in table else make
+    if "data" in over:
+        over["data"] = {name: datasets.load(name) for name in over["data"]}
+    elif "data" in table:
+        about = dict(table["data"]) if isinstance(table["data"], dict) else {"path": table["data"]}
+        try:
+            data = datasets.load(about.pop("path"), **about)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                "data must be a name or file, or a table with path, label, intercept, standardize, not "
+                f"{table['data']!r}."
+            ) from error
+        arguments |= {"X": data.X, "y": data.y}
+    if "loss" in over:
+        over["loss"] = {name: _chosen(name, _LOSSES, "loss") for name in over["loss"]}
+    if "loss" in table:
+        arguments["loss"] = _chosen(table["loss"], _LOSSES, "loss")
+    if "clock" in table:
+        arguments["clock"] = _chosen(table["clock"], _CLOCKS, "clock")
+    if "decades" in table and "save" in table:
+        raise ValueError(f"{path} must hold decades or save, not both.")
+    if "decades" in table:
+        arguments["save"] = clocks.decades(np.asarray(_values("decades", table["decades"]), float))
+    elif "save" in table:
+        arguments["save"] = _values("save", table["save"])
+    if "solver" in table:
+        room = solvers if table["solver"] == "LogRadau" else diffrax
+        arguments["solver"] = _found(table["solver"], room, "solver")()
+    if "metrics" in table:
+        arguments["metrics"] = {str(name).split(":")[-1]: _found(name, metrics, "metrics") for name in table["metrics"]}
+    return Job(arguments)
+
+
+def grid(text: str) -> np.ndarray:
+    """LOW:HIGH:COUNT, log-spaced; a single number stands for itself."""
+    try:
+        parts = text.split(":")
+        if len(parts) == 1:
+            values = np.array([float(text)])
+        else:
+            low, high, count = parts
+            values = np.geomspace(float(low), float(high), int(count)) if float(low) > 0 < float(high) else np.zeros(1)
+    except ValueError:
+        raise ValueError(f"{text!r} is not LOW:HIGH:COUNT, such as 0.01:100:41") from None
+    if not (np.all(np.isfinite(values)) and np.all(values > 0) and values.size and np.all(np.diff(values) > 0)):
+        raise ValueError(f"{text!r} must be positive, with LOW below HIGH and COUNT at least 1")
+    return values
+
+
+def _values(name: str, values: Any) -> Any:
+    if isinstance(values, list):
+        return values
+    if isinstance(values, str) and (ends := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values)):
+        return list(range(int(ends[1]), int(ends[2]) + 1))
+    if isinstance(values, str) and ":" in values:
+        return grid(values)
+    raise ValueError(f"{name} must be a list, LOW:HIGH:COUNT or FIRST..LAST, not {values!r}.")
+
+
+def _chosen(name: Any, choices: dict[str, Any], what: str) -> Any:
+    if name not in choices:
+        raise ValueError(f"{what} must be {', '.join(choices)}, not {name!r}.")
+    return choices[name]()
+
+
+def _found(name: Any, room: Any, what: str) -> Any:
+    """A function by name: of gflow's `room`, or as module:function."""
+    module, _, inner = str(name).rpartition(":")
+    try:
+        if module:
+            if "" not in sys.path:
+                # As for `python -m`, the folder one stands in counts.
+                sys.path.insert(0, "")
+            return getattr(importlib.import_module(module), inner)
+        return getattr(room, inner)
+    except (ImportError, AttributeError) as error:
+        place = f"the module {module!r}" if module else room.__name__
+        raise ValueError(f"{what} {name!r} is not there: {place} has no {inner!r} ({error}).") from error

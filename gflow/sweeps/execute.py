@@ -1,0 +1,183 @@
+"""Run chunks here or by an executor, and hand each result to the sink as it comes.
+
+With a store no more chunks are under way than there are workers: a finished one is on disk before its worker gets the
+next.
+"""
+
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, FIRST_COMPLETED, Future, wait
+from typing import Any
+
+import jax
+
+from . import worker
+from .chunks import Chunk
+from .problem import Problem
+
+# So often is a chunk given out whose worker is lost.
+_TRIES = 3
+# Seconds after which an idle worker process ends.
+_IDLE = 300
+
+
+class SweepError(RuntimeError):
+    """A sweep that could not be completed. What was finished is in its store."""
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_here(problem: Problem, chunks: Iterable[Chunk], take: Callable[[Chunk, Any], None]) -> None:
+    for chunk in chunks:
+        take(chunk, worker.compute(problem, chunk))
+
+
+def run_with(
+    problem: Problem, chunks: Iterable[Chunk], take: Callable[[Chunk, Any], None], crew: "Crew", ahead: int
+) -> None:
+    """`ahead`: how many chunks wait at each worker beside the one under way."""
+    packed = _pack(problem)
+    key = hashlib.sha256(packed).hexdigest()
+    waiting, lost = iter(chunks), deque[Chunk]()
+    running: dict[Future, Chunk] = {}
+    tries: Counter[Chunk] = Counter()
+    more = True
+    try:
+        while more or lost or running:
+            while len(running) < crew.size * (1 + ahead):
+                chunk = lost.popleft() if lost else next(waiting, None)
+                if chunk is None:
+                    more = False
+                    break
+                running[crew.submit(worker.compute_packed, key, packed, chunk, tries[chunk])] = chunk
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                chunk = running.pop(future)
+                try:
+                    result = future.result()
+                except (Exception, CancelledError) as error:
+                    # An error of the computation comes back as a Failure: here a worker or the way to it was lost.
+                    crew.recover(error)
+                    tries[chunk] += 1
+                    if tries[chunk] == _TRIES:
+                        raise SweepError(
+                            f"the chunk from {problem.describe(chunk.begin)} lost its worker {_TRIES} times, killed "
+                            f"perhaps for want of memory; pass fewer workers, or workers=0. The last time: "
+                            f"{type(error).__name__}: {error}"
+                        ) from error
+                    lost.append(chunk)
+                    continue
+                if isinstance(result, worker.Failure):
+                    raise SweepError(
+                        f"the chunk of {chunk.size} points from {problem.describe(chunk.begin)} failed: "
+                        f"{type(result.error).__name__}: {result.error}"
+                    ) from result.error
+                take(chunk, result)
+    except BaseException:
+        for future in running:
+            future.cancel()
+        crew.abandon()
+        raise
+
+
+def _pack(problem: Problem) -> bytes:
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(problem)
+    except Exception as error:
+        raise ValueError(
+            f"make_model, metrics and the values of over must be picklable to go to other processes, but: {error}; "
+            "pass workers=0 to stay in this one."
+        ) from error
+
+
+class Crew:
+    """An executor of the user's."""
+
+    def __init__(self, executor: Executor):
+        self.executor = executor
+        self.size = _size(executor)
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        try:
+            return self.executor.submit(function, *arguments)
+        except BrokenExecutor as error:
+            self.recover(error)
+            raise
+
+    def recover(self, error: BaseException) -> None:
+        """After the loss of a worker: raise, if there are no others."""
+        if isinstance(error, BrokenExecutor):
+            raise SweepError(
+                "the executor has lost its workers and takes no more; make a new one (do its processes start with "
+                f"JAX_ENABLE_X64=1 and memory enough?). It says: {type(error).__name__}: {error}"
+            ) from error
+
+    def abandon(self) -> None:
+        pass
+
+
+class Processes(Crew):
+    """Worker processes of this machine. They stay for the next sweep, compiled programs and all."""
+
+    _pool: Any = None
+    _made: tuple[int, str] | None = None
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        for _ in range(_TRIES):
+            try:
+                return self._workers().submit(function, *arguments)
+            except BrokenExecutor:
+                Processes._pool = None
+        raise SweepError("worker processes end as soon as they start; pass workers=0 to run in this process.")
+
+    def _workers(self) -> Any:
+        from loky import ProcessPoolExecutor
+
+        wanted = (self.size, worker.cache_folder())
+        if Processes._pool is None or Processes._made != wanted:
+            self.abandon()
+            # Threads of BLAS on small systems get in each other's way.
+            environment = {"JAX_ENABLE_X64": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            Processes._pool = ProcessPoolExecutor(
+                self.size,
+                timeout=_IDLE,
+                env=environment,
+                initializer=worker.begin,
+                initargs=(os.getpid(), worker.cache_folder()),
+            )
+            Processes._made = wanted
+        return Processes._pool
+
+    def recover(self, error: BaseException) -> None:
+        if isinstance(error, BrokenExecutor):
+            # The next submission starts others.
+            Processes._pool = None
+
+    def abandon(self) -> None:
+        """End the workers, chunks under way and all."""
+        pool, Processes._pool = Processes._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+def _size(executor: Executor) -> int:
+    """How many tasks an executor runs at once."""
+    workers = getattr(executor, "_max_workers", None)
+    if isinstance(workers, int):
+        return workers
+    client = getattr(executor, "_client", None)
+    if client is not None:
+        return max(1, sum(client.nthreads().values()))
+    return 2 * cores()
+
+
+def has_accelerator() -> bool:
+    return jax.default_backend() != "cpu" or jax.local_device_count() > 1

@@ -1,0 +1,143 @@
+"""Models of many points at once, as one model whose arrays have a leading axis.
+
+Where a traced make_model gives the same model as a called one (`traceable`), it is compiled once and called on arrays
+of scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .axes import OWN
+from .problem import Problem
+
+
+class Group(NamedTuple):
+    """Models of one structure: their rows in the chunk, and the models with a leading axis."""
+
+    rows: np.ndarray
+    models: Any
+
+
+def structure(model: Any) -> Any:
+    """What two models share that one compiled program can run."""
+    leaves, tree = jax.tree.flatten(model)
+    return tree, tuple(_described(leaf) for leaf in leaves)
+
+
+def _described(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf.shape, leaf.dtype
+    return (leaf.shape, leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def traceable(problem: Problem) -> tuple[str, ...]:
+    """Names of the axes along which make_model can be compiled and gives what it gives when called."""
+    first = (0,) * len(problem.axes)
+    made = problem.make_model(**problem.arguments(first))
+    names = [a.name for a in problem.axes if a.numeric and a.name not in OWN]
+    names = [name for name in names if _same_traced(problem, first, (name,), made)]
+    if not names or not _same_traced(problem, first, tuple(names), made):
+        return ()
+    # Both ends of every axis, called and traced.
+    ends = [
+        tuple(k if b == a else 0 for b in range(len(problem.axes)))
+        for a, axis in enumerate(problem.axes)
+        if axis.name in names
+        for k in {0, len(axis) - 1}
+    ]
+    traced = eqx.filter_vmap(_maker(problem, first, tuple(names)))(*_columns(problem, tuple(names), np.array(ends)))
+    called = [problem.make_model(**problem.arguments(point)) for point in ends]
+    if any(structure(model) != structure(made) for model in called):
+        return ()
+    return tuple(names) if _close(_stack(called), traced) else ()
+
+
+def _same_traced(problem: Problem, index: Sequence[int], names: tuple[str, ...], made: Any) -> bool:
+    """Whether a traced make_model gives the structure that it gives when called."""
+    make, columns = _maker(problem, tuple(index), names), _columns(problem, names, np.array([index]))
+    try:
+        traced = eqx.filter_eval_shape(make, *(column[0] for column in columns))
+        return bool(structure(traced) == structure(made))
+    except Exception:
+        # Whatever a function says that cannot be traced; called one by one it may well work.
+        return False
+
+
+def _close(a: Any, b: Any) -> bool:
+    pairs = zip(jax.tree.leaves(eqx.filter(a, eqx.is_array)), jax.tree.leaves(eqx.filter(b, eqx.is_array)), strict=True)
+    return all(np.allclose(p, q, rtol=1e-9, atol=0.0, equal_nan=True) for p, q in pairs if p.dtype.kind in "biuf")
+
+
+def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> Iterator[Group]:
+    """The models at `points` (their indices, shape (B, axes)), by structure. Points at which make_model raises go to
+    `failures` with what it said."""
+    fixed = {_fixed_part(problem, point) for point in points}
+    make = _compiled(problem, fixed.pop()) if len(fixed) == 1 else None
+    if make is not None:
+        padded = np.concatenate([points, np.repeat(points[-1:], max(problem.batch - len(points), 0), axis=0)])
+        yield Group(np.arange(len(points)), make(*_columns(problem, problem.traced, padded)))
+        return
+    found: dict[Any, list[tuple[int, Any]]] = {}
+    for row, point in enumerate(points):
+        try:
+            model = problem.make_model(**problem.arguments(point))
+            found.setdefault(structure(model), []).append((row, model))
+        except Exception as error:
+            failures[row] = f"{type(error).__name__}: {error}"
+    for members in found.values():
+        models = [model for _, model in members]
+        models += [models[-1]] * max(problem.batch - len(models), 0)
+        yield Group(np.array([row for row, _ in members]), _stack(models))
+
+
+def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
+    """The point, with the first index along axes that a compiled make_model does not depend on. Of the data it knows
+    the shape, if anything."""
+    shapes = [np.shape(X)[1:] for X, _ in problem.data]
+    first = {"data": shapes.index(shapes[problem.data_index(point)]) if problem.takes_dim else 0}
+    free = (*problem.traced, *OWN)
+    return tuple(first.get(a.name, 0) if a.name in free else int(k) for a, k in zip(problem.axes, point, strict=True))
+
+
+def _stack(models: list[Any]) -> Any:
+    arrays = [eqx.filter(model, eqx.is_array) for model in models]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+    return eqx.combine(stacked, eqx.filter(models[0], eqx.is_array, inverse=True))
+
+
+def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> list[Any]:
+    columns = []
+    for name in names:
+        k = [axis.name for axis in problem.axes].index(name)
+        labels = problem.axes[k].labels
+        kind = {"b": bool, "i": int, "u": int, "f": float}[labels.dtype.kind]
+        columns.append(jnp.asarray(labels[points[:, k]], kind))
+    return columns
+
+
+def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
+    """A compiled make_model at these values of the axes that are not traced, if there is one."""
+    if problem.traced and index not in problem.compiled:
+        problem.compiled[index] = _compile(problem, index)
+    return problem.compiled.get(index)
+
+
+def _compile(problem: Problem, index: tuple[int, ...]) -> Callable | None:
+    try:
+        made = problem.make_model(**problem.arguments(index))
+    except Exception:
+        return None
+    if not _same_traced(problem, index, problem.traced, made):
+        return None
+    return eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, problem.traced)))
+
+
+def _maker(problem: Problem, index: tuple[int, ...], names: tuple[str, ...]) -> Callable:
+    """make_model at a point as a function of the arguments `names`."""
+    fixed = {name: value for name, value in problem.arguments(index).items() if name not in names}
+    return lambda *values: problem.make_model(**fixed, **dict(zip(names, values, strict=True)))

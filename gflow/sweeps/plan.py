@@ -1,0 +1,247 @@
+"""From the arguments of `sweep` to a checked problem and the form of its result, before anything runs."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import validate
+from ..charts import chart_of
+from ..clocks import LossClock
+from ..flow import Flow
+from ..losses import Square
+from ..status import Status
+from . import exact
+from .attributes import attributes, metric_of
+from .axes import axes_of, Axis
+from .batch import beta_of
+from .chunks import extents, most_points
+from .layout import Layout
+from .models import structure, traceable
+from .problem import Problem, Variable
+
+_TEXTS = {
+    "neg_log_loss": {"long_name": "-log L", "units": "nat"},
+    "log_time": {"long_name": "log t", "units": "nat"},
+    "final_neg_log_loss": {"long_name": "-log L where the run ended", "units": "nat"},
+    "status": {
+        "long_name": "outcome of the run, see gflow.Status",
+        "flag_values": [int(s) for s in Status],
+        "flag_meanings": " ".join(s.name for s in Status),
+    },
+    "steps": {"long_name": "accepted steps"},
+    "rejections": {"long_name": "rejected steps"},
+    "beta": {"long_name": "linear predictor"},
+    "digits": {"long_name": "verified digits"},
+}
+
+
+def plan(make_model: Callable[..., Any], X: Any, y: Any, *, over: Any, **arguments: Any) -> tuple[Problem, Layout]:
+    """The problem and the form of its result. Raises ValueError for bad input."""
+    if not callable(make_model):
+        raise ValueError(f"make_model must be a function or class that returns a model, not {make_model!r}.")
+    validate.check_metrics(arguments["metrics"], None)
+    arguments["metrics"] = dict(arguments["metrics"] or {})
+    if arguments["batching"] is None:
+        arguments["batching"] = "map" if jax.default_backend() == "cpu" else "vmap"
+    if arguments["batching"] not in ("map", "vmap"):
+        raise ValueError(f"batching must be 'map' or 'vmap', not {arguments['batching']!r}.")
+    for name in arguments["metrics"]:
+        if name in (*_TEXTS, "save"):
+            raise ValueError(f"metrics must not be named {name!r}, which the result has already; rename it.")
+    axes = axes_of(over, ("save", *_TEXTS, *arguments["metrics"]))
+    data = _data(axes, X, y, exactly=arguments["digits"] is not None)
+    problem = Problem(make_model, axes, data, **arguments)
+    return (_float if problem.digits is None else _exact)(problem)
+
+
+def _data(axes: Sequence[Axis], X: Any, y: Any, exactly: bool) -> tuple[tuple[Any, Any], ...]:
+    along = next((axis for axis in axes if axis.name == "data"), None)
+    if along is None:
+        if X is None or y is None:
+            raise ValueError("X and y must be given, or over['data'] with a dict of name: (X, y).")
+        pairs = [(X, y)]
+    elif X is not None or y is not None:
+        raise ValueError("X and y cannot be given beside over['data']; leave them out.")
+    else:
+        pairs = [(value.X, value.y) if hasattr(value, "X") else tuple(value) for value in along.values]
+    kind = object if exactly else None
+    return tuple((np.asarray(X, kind), np.asarray(y, kind)) for X, y in pairs)
+
+
+def _float(problem: Problem) -> tuple[Problem, Layout]:
+    first = (0,) * len(problem.axes)
+    losses = next((axis.values for axis in problem.axes if axis.name == "loss"), (problem.loss,))
+    for X, y in problem.data:
+        for loss in losses:
+            validate.check_data(X, y, loss)
+    problem.data = tuple((np.asarray(X, float), np.asarray(y, float)) for X, y in problem.data)
+    model = problem.make_model(**problem.arguments(first))
+    X, y = problem.data[problem.data_index(first)]
+    validate.check_model(model, jnp.asarray(X))
+    validate.check_solver(problem.solver)
+    validate.check_numbers(problem.rtol, problem.max_steps)
+    validate.check_points(problem.clock, problem.stop, problem.save, _start(model, X, y, problem.loss_at(first)))
+    _check_separable(problem, model, losses)
+    problem.stop = None if problem.stop is None else float(problem.stop)
+    problem.save = None if problem.save is None else np.asarray(problem.save, float)
+
+    problem.traced = traceable(problem)
+    probes, alike = _probes(problem)
+    shapes = {}
+    for point, model in probes:
+        for name, shape in _shapes(problem, point, model).items():
+            if len(shapes.setdefault(name, shape)) != len(shape):
+                raise ValueError(f"{name} must have as many axes at all points, not shapes {shapes[name]} and {shape}.")
+            shapes[name] = tuple(map(max, shapes[name], shape))
+    saves = problem.saves
+    problem.variables = (
+        Variable("neg_log_loss", ("save",), (saves,), float, _TEXTS["neg_log_loss"]),
+        Variable("log_time", ("save",), (saves,), float, _TEXTS["log_time"]),
+        *(
+            Variable(name, ("save", *_inner(name, shape)), (saves, *shape), float, _TEXTS.get(name, {}))
+            for name, shape in shapes.items()
+        ),
+        Variable("final_neg_log_loss", (), (), float, _TEXTS["final_neg_log_loss"]),
+        *(Variable(name, (), (), int, _TEXTS[name]) for name in ("steps", "rejections", "status")),
+    )
+    parameters = max(_parameters(model) for _, model in probes)
+    samples = max(len(y) for _, y in problem.data)
+    row = saves * (2 + sum(map(math.prod, shapes.values())) + parameters) + max(X.size for X, _ in problem.data)
+    most = most_points(samples * parameters, 8 * row)
+    chunk = extents([len(axis) for axis in problem.axes], _fill_order(problem.axes, alike), most)
+    problem.width = next((side for axis, side in zip(problem.axes, chunk, strict=True) if axis.name == "data"), 1)
+    devices = jax.local_device_count()
+    # In turn, rows that are not used cost nothing, and sweeps of any size share a program.
+    problem.batch = -(-(most if problem.batching == "map" else math.prod(chunk)) // devices) * devices
+    save = np.array([problem.stop]) if problem.save is None else problem.save
+    about = {"long_name": problem.clock.label}
+    return problem, Layout(
+        problem.axes, save, about, problem.variables, attributes(problem, [model for _, model in probes]), chunk
+    )
+
+
+def _exact(problem: Problem) -> tuple[Problem, Layout]:
+    from ..precise import inputs
+
+    if problem.metrics or problem.solver is not None or type(problem.clock) is not LossClock:
+        raise ValueError("metrics, solver and clock are not for digits: leave them out, or leave out digits.")
+    if any(axis.name == "rtol" for axis in problem.axes):
+        raise ValueError("over must not hold 'rtol' where digits are given: they say how accurate a run is.")
+    problem.digits = inputs.check_digits(problem.digits)
+    losses = next((axis.values for axis in problem.axes if axis.name == "loss"), (problem.loss,))
+    for X, y in problem.data:
+        for loss in losses:
+            inputs.check_choice(type(loss).__name__.lower(), "loss", inputs.LOSSES)
+            inputs.check_samples(X.tolist(), y.tolist(), not isinstance(loss, Square))
+    if problem.stop is None and problem.save is None:
+        raise ValueError("stop or save must be given: values of -log L.")
+    first = (0,) * len(problem.axes)
+    made = []
+    for point in {first, *_ends(problem.axes)}:
+        wanted = exact.arguments(problem, point)
+        inputs.check_depth(wanted.get("depth", 2))
+        inputs.check_scales(wanted.get("scale", 1), problem.data[problem.data_index(point)][0].shape[1])
+        made.append({name: str(value) for name, value in wanted.items()})
+    saves, width = problem.saves, max(X.shape[1] for X, _ in problem.data)
+    problem.variables = (
+        Variable("neg_log_loss", ("save",), (saves,), str, _TEXTS["neg_log_loss"]),
+        Variable("log_time", ("save",), (saves,), str, _TEXTS["log_time"]),
+        Variable("beta", ("save", "coordinate"), (saves, width), str, _TEXTS["beta"]),
+        *(Variable(name, (), (), int, _TEXTS[name]) for name in ("digits", "steps", "rejections", "status")),
+    )
+    points = [problem.stop] if problem.save is None else list(problem.save)
+    save = np.array([str(point) for point in points], np.dtypes.StringDType())
+    shape = (1,) * len(problem.axes)
+    return problem, Layout(
+        problem.axes, save, {"long_name": "-log L"}, problem.variables, attributes(problem, made), shape
+    )
+
+
+def _check_separable(problem: Problem, model: Any, losses: Sequence[Any]) -> None:
+    """Refuse data that no beta separates, if there are no other: where there are, its runs say so by their status."""
+    end = problem.save[-1] if problem.stop is None else problem.stop
+    refusals = []
+    for X, y in problem.data:
+        for loss in losses:
+            try:
+                validate.check_separable(model, X, y, loss, problem.clock, end)
+            except ValueError as error:
+                refusals.append(error)
+    if len(refusals) == len(problem.data) * len(losses):
+        raise refusals[0]
+
+
+def _start(model: Any, X: np.ndarray, y: np.ndarray, loss: Any) -> Any:
+    flow = Flow(chart_of(model, jnp.asarray(X), jnp.asarray(y), loss), jnp.asarray(X), jnp.asarray(y), loss)
+    return flow.gamma(flow.chart.coordinates())
+
+
+def _ends(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
+    """The points at the ends of each axis, at the first values of the others."""
+    return [
+        tuple(k if other is axis else 0 for other in axes) for axis in axes for k in sorted({0, len(axis) - 1})
+    ]
+
+
+def _probes(problem: Problem) -> tuple[list[tuple[tuple[int, ...], Any]], set[str]]:
+    """Models along every axis, of which forms and sizes are learnt; and the axes along which all are of one form."""
+    probes, alike = [], {"rtol"} & {axis.name for axis in problem.axes}
+    for position, axis in enumerate(problem.axes):
+        if axis.name in ("rtol", "loss"):
+            continue
+        free = axis.name in problem.traced
+        along = sorted({0, len(axis) - 1}) if free else range(len(axis))
+        forms = set()
+        for k in along:
+            point = tuple(k if other == position else 0 for other in range(len(problem.axes)))
+            try:
+                model = problem.make_model(**problem.arguments(point))
+            except ValueError:
+                raise
+            except Exception:
+                # One bad point: its status will say so.
+                continue
+            X, y = problem.data[problem.data_index(point)]
+            form = (structure(model), X.shape, y.shape)
+            if form not in forms or k == along[-1]:
+                validate.check_model(model, jnp.asarray(X))
+                probes.append((point, model))
+            forms.add(form)
+        if len(forms) == 1:
+            alike.add(axis.name)
+    if not probes:
+        first = (0,) * len(problem.axes)
+        probes.append((first, problem.make_model(**problem.arguments(first))))
+    return probes, alike
+
+
+def _fill_order(axes: Sequence[Axis], alike: set[str]) -> list[int]:
+    """Axes along which a chunk may have several points, those of equal cost first."""
+    rank = lambda axis: (axis.labels.dtype.kind == "f", axis.name == "data")
+    return sorted((k for k, axis in enumerate(axes) if axis.name in alike), key=lambda k: rank(axes[k]))
+
+
+def _shapes(problem: Problem, point: tuple[int, ...], model: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of beta and of every metric, of one model."""
+    found = {}
+    if beta_of(model) is not None:
+        found["beta"] = beta_of(model).shape
+    X, y = problem.data[problem.data_index(point)]
+    for name, metric in problem.metrics.items():
+        found[name] = eqx.filter_eval_shape(lambda metric=metric: metric_of(metric, model, X, y)).shape
+    return found
+
+
+def _inner(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    if name == "beta" and len(shape) == 1:
+        return ("coordinate",)
+    return tuple(f"{name}_{k}" for k in range(1, len(shape) + 1))
+
+
+def _parameters(model: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf))

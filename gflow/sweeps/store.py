@@ -1,0 +1,203 @@
+"""The result of a sweep on disk: a zarr group whose chunks are those of the sweep.
+
+A chunk is a file for each variable, written beside its place and renamed; `status` comes last and is the mark that the
+chunk is complete. So whatever ends the process, every chunk is there or is not. Every file closes with a CRC-32C of
+what it holds. Processes that work on one store write the same files with the same content.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from .chunks import Chunk
+from .layout import Layout
+
+if TYPE_CHECKING:
+    import zarr
+
+_MARK = "status"
+_FORMAT = 1
+
+
+class OnDisk:
+    """A store, made or opened. Raises ValueError if it was made with other arguments or is damaged, OSError if it
+    cannot be made."""
+
+    def __init__(self, path: Path, layout: Layout):
+        import zarr
+
+        self.path, self.layout = path, layout
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            self._compare()
+        else:
+            try:
+                self._make()
+            except OSError as error:
+                raise OSError(
+                    f"store {path} cannot be made: {error.strerror or error}; name a folder that can be written, or "
+                    "leave store out."
+                ) from error
+        group = zarr.open_group(path, mode="r+", zarr_format=3)
+        # Files of zeros and NaN are written as well: a missing file is a lost one.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self.arrays: dict[str, Any] = {v.name: group[v.name] for v in layout.variables}
+        self.attributes = {name: value for name, value in group.attrs.items() if name != "gflow_sweep"}
+
+    # -- chunks --------------------------------------------------------------------------------------------------------
+
+    def holds(self, chunk: Chunk) -> bool:
+        """Whether the chunk is complete. One with a missing or damaged file is an error."""
+        if not self._file(_MARK, chunk).exists():
+            return False
+        for variable in self.layout.variables:
+            file = self._file(variable.name, chunk)
+            try:
+                fault = "" if _sound(file.read_bytes()) else "is damaged"
+            except FileNotFoundError:
+                fault = "is missing"
+            if fault:
+                mark = self._file(_MARK, chunk)
+                raise ValueError(
+                    f"{file}, a part of the store, {fault}; delete {mark}, and the same call computes its "
+                    f"{chunk.size} points again. All other finished chunks stay as they are."
+                )
+        return True
+
+    def write(self, chunk: Chunk, values: dict[str, np.ndarray]) -> None:
+        for name in (*(name for name in values if name != _MARK), _MARK):
+            self.arrays[name][chunk.region] = values[name]
+
+    def dataset(self) -> xr.Dataset:
+        ds = xr.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3)
+        ds = ds[[v.name for v in self.layout.variables]]
+        return self.layout.arranged(ds.drop_attrs(deep=False).assign_attrs(self.attributes))
+
+    def require_versions(self) -> None:
+        """What is left to do is to be done by the versions that did the rest."""
+        for name, version in self.layout.attributes.items():
+            if name.startswith("version_") and self.attributes.get(name) != version:
+                raise ValueError(
+                    f"store {self.path} is unfinished and was made with {name.removeprefix('version_')} "
+                    f"{self.attributes.get(name)}, and here is {version}; go on with the same versions or choose "
+                    "another store."
+                )
+
+    def _file(self, name: str, chunk: Chunk) -> Path:
+        place = [b // side for b, side in zip(chunk.begin, self.layout.chunk, strict=True)]
+        inner = next(v.shape for v in self.layout.variables if v.name == name)
+        return self.path.joinpath(name, "c", *map(str, place), *("0" for _ in inner))
+
+    # -- the whole -----------------------------------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        """Under another name first, so that the store is there as a whole or not at all."""
+        import zarr
+
+        part = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            group = zarr.create_group(part, zarr_format=3, attributes=self._identity())
+            for name, (dims, values, *about) in self.layout.coordinates().items():
+                array = group.create_array(
+                    name,
+                    shape=values.shape,
+                    dtype="str" if isinstance(values.dtype, np.dtypes.StringDType) else values.dtype,
+                    dimension_names=(dims,),
+                    attributes=about[0] if about else None,
+                )
+                array[...] = values
+            for variable in self.layout.variables:
+                self._make_array(group, variable)
+            os.rename(part, self.path)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            # Another process may have been quicker.
+            if not (self.path / "zarr.json").exists():
+                raise
+            self._compare()
+
+    def _make_array(self, group: "zarr.Group", variable: Any) -> None:
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
+        group.create_array(
+            variable.name,
+            shape=(*self.layout.shape, *variable.shape),
+            chunks=(*self.layout.chunk, *(max(n, 1) for n in variable.shape)),
+            dtype="str" if variable.kind is str else variable.dtype,
+            fill_value=variable.missing,
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            dimension_names=(*self.layout.dims, *variable.dims),
+            attributes=variable.about,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        about = {v.name: [list(v.dims), list(v.shape), v.kind.__name__] for v in self.layout.variables}
+        own = {"format": _FORMAT, "dims": list(self.layout.dims), "chunk": list(self.layout.chunk), "variables": about}
+        return {**self.layout.attributes, "gflow_sweep": own}
+
+    def _compare(self) -> None:
+        """Refuse what is not a store, and one that other arguments made, with the name of the difference."""
+        remedy = "choose another store or delete it"
+        try:
+            found = json.loads((self.path / "zarr.json").read_text())["attributes"]
+            own = found.pop("gflow_sweep")
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"store {self.path} is there, and is no store of gflow.sweep; {remedy}.") from error
+        mine = json.loads(json.dumps(self._identity()))
+        wanted = mine.pop("gflow_sweep")
+        if own.get("format") != wanted["format"]:
+            raise ValueError(f"store {self.path} was written by another version of gflow; {remedy}.")
+        if own["dims"] != wanted["dims"]:
+            raise ValueError(
+                f"store {self.path} was made over {', '.join(own['dims'])}, and this call is over "
+                f"{', '.join(wanted['dims'])}; {remedy}."
+            )
+        with xr.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3) as old:
+            for name, (_, values, *_) in self.layout.coordinates().items():
+                if not np.array_equal(np.sort(old[name].values), np.sort(values)):
+                    raise ValueError(
+                        f"store {self.path} was made with {name} = {_few(old[name].values)}, and this call has "
+                        f"{_few(values)}; {remedy}."
+                    )
+                if not np.array_equal(old[name].values, values):
+                    raise ValueError(f"store {self.path} was made with {name} in another order; {remedy}.")
+        # The name of make_model does not matter, what it makes does.
+        for name in [name for name in {**mine, **found} if name != "make_model" and not name.startswith("version_")]:
+            if found.get(name) != mine.get(name):
+                what = _NAMES.get(name, name)
+                if name.endswith("sha256"):
+                    raise ValueError(f"store {self.path} was made with other {what}; {remedy}.")
+                raise ValueError(
+                    f"store {self.path} was made with {what} = {found.get(name)!r}, and this call has "
+                    f"{mine.get(name)!r}; {remedy}."
+                )
+        for name in ("variables", "chunk"):
+            if own[name] != wanted[name]:
+                raise ValueError(f"store {self.path} was made with other {_NAMES[name]}; {remedy}.")
+
+
+_NAMES = {
+    "data_sha256": "data",
+    "models_sha256": "models (another make_model, or values that it closes over)",
+    "metrics_sha256": "metrics (what they compute differs)",
+    "variables": "variables",
+    "chunk": "chunk sizes",
+}
+
+
+def _sound(content: bytes) -> bool:
+    """Whether a chunk's file ends with the CRC-32C of the rest."""
+    import google_crc32c
+
+    return len(content) > 4 and google_crc32c.value(content[:-4]) == int.from_bytes(content[-4:], "little")
+
+
+def _few(values: np.ndarray) -> str:
+    shown = [str(v) for v in values.tolist()]
+    return ", ".join(shown) if len(shown) <= 6 else f"{', '.join(shown[:2])}, ... {shown[-1]} ({len(shown)} values)"

@@ -1,0 +1,133 @@
+"""Closed forms of the scalar flows of a factorization, against values at 50 digits and against the flow itself."""
+
+import math
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+from gflow import precise
+from gflow.limits import factorization as closed
+
+# t, d(t): mpmath at 50 digits, cross-checked by an independent Taylor integrator to 1e-31.
+FLOWS = [
+    (2, "1", "0.1", 3, "0.8960787648249918631133742"),
+    (2, "5", "0.01", 1, "1.236557665161543604887086"),
+    (3, "1", "0.1", 9, "0.7471711898540520976638853"),
+    (3, "1", "0.1", 10, "0.9688485245540691716541541"),
+    (4, "1", "0.2", 12, "0.7766124297169651580275878"),
+    (3, "0", "0.5", 100, "0.2214250071345736865279416"),
+    (2, "-1", "0.1", 2, "0.01346758517804424685604542"),
+]
+TIMES = [
+    (2, "0.1", [".5750937314391571722703", "1.080772594588610859214", "4.595119850134589926852"]),
+    (2, "0.01", [".8054017657527409", "1.541487813434487", "6.902680108555219652"]),
+    (3, "0.1", ["1.036042640704126656265", "2.090747744576842293801", "10.77259041371874985534"]),
+    (3, "0.01", ["10.03609214270423", "20.09094576057868", "100.7775424149496596"]),
+]
+PERTURBED = [
+    ("-1", "0.05", "0.1", 2, "-0.03308894380114268436092995"),
+    ("-1", "0.05", "0.1", 6, "-0.9903255532666667394910757"),
+    ("2", "0.05", "0.1", 2, "1.787466994963202569568204"),
+]
+
+
+def agree(value, text, digits=24):
+    """To the digits that the text has."""
+    with mp.workdps(40):
+        known = len(text.lstrip("-0.").replace(".", ""))
+        return abs(value / mpf(text) - 1) < mpf(10) ** (1 - min(known, digits))
+
+
+@pytest.mark.parametrize("depth, target, scale, time, truth", FLOWS)
+def test_scalar_flow(depth, target, scale, time, truth):
+    assert agree(closed.scalar_flow(time, target, depth, scale, digits=30), truth)
+    single = closed.scalar_flow(float(time), float(target), depth, float(scale))
+    assert isinstance(single, float) and abs(single / float(truth) - 1) < 4e-15
+    value = closed.scalar_flow(time, target, depth, scale, digits=40)
+    back = closed.scalar_time(value, target, depth, scale, digits=30)
+    assert abs(back / time - 1) < 1e-28
+
+
+@pytest.mark.parametrize("depth, scale, truths", TIMES)
+def test_learning_times(depth, scale, truths):
+    times = closed.learning_time(["10", "5", "1"], depth, scale, digits=25)
+    assert all(agree(time, truth) for time, truth in zip(times, truths, strict=True))
+
+
+@pytest.mark.parametrize("target, first, others, time, truth", PERTURBED)
+def test_perturbed_flow_of_depth_two(target, first, others, time, truth):
+    assert agree(closed.perturbed_flow(time, target, 2, first, others, digits=30), truth)
+
+
+@pytest.mark.parametrize("target", ["-1", "0.7"])
+def test_perturbed_flow_of_depth_three(target):
+    """Against the flow of L = (a d1 d2 - lambda)^2 / 2 in arbitrary precision: all digits."""
+    run = precise.flow(lambda w: (w[0] * w[1] * w[2] - mpf(target)) ** 2 / 2, ["0.3", "0.5", "0.5"], save=[2, 6],
+                       digits=20)  # fmt: skip
+    found = closed.perturbed_flow([2, 6], target, 3, "0.3", "0.5", digits=20)
+    with mp.workdps(30):
+        products = [w[0] * w[1] * w[2] for w in run.theta]
+        assert all(abs(p / q - 1) < 1e-18 for p, q in zip(products, found, strict=True))
+
+
+def test_precise_flow_agrees_to_all_digits():
+    run = precise.flow(lambda w: (w[0] ** 3 - 1) ** 2 / 6, ["0.1"], save=[9, 10], digits=40)
+    found = closed.scalar_flow([9, 10], 1, 3, "0.1", digits=40)
+    assert all(abs(p / q - 1) < mpf(10) ** -38 for p, q in zip(run.theta[:, 0], found, strict=True))
+
+
+def test_all_cases_of_scalar_time():
+    """Above and below the limit, negative targets, depth one: dt = dd / (d^(N-1) (lambda - d^N)), by quadrature."""
+    for depth, target, scale in [(1, 2, 0.1), (1, 2, 5), (2, 1, 3), (3, 1, 2), (3, -1, 0.5), (5, -2, 0.5), (4, 3, 0.1)]:
+        value = closed.scalar_flow(0.3, target, depth, scale)
+        with mp.workdps(30):
+            time = mp.quad(lambda d, N=depth, y=target: 1 / (d ** (N - 1) * (y - d**N)), [scale, value])
+        assert abs(time / mpf(0.3) - 1) < 1e-12
+    assert closed.scalar_flow(0.0, 1.0, 3, 0.1) == 0.1
+    assert closed.scalar_flow(1e6, 8.0, 3, 0.1) == 2.0
+    assert closed.scalar_flow(1e200, -1.0, 3, 0.1) == pytest.approx(1e-200, rel=1e-10)
+    assert math.isnan(closed.scalar_time(2.0, 1.0, 3, 0.1)) and closed.scalar_time(1.0, 1.0, 3, 0.1) == math.inf
+    assert closed.learning_time(1.0, 3, 2.0) == 0.0
+
+
+def test_rank_interval_holds():
+    """The effective rank of the exact flow stays inside, from end to end."""
+    values, size = np.array([10.0, 5.0, 1.0, *[0.0] * 17]), 20
+    for depth, scale, rank in [(2, 1e-4, 1), (2, 0.01, 2), (3, 0.1, 2), (3, 0.1, 3)]:
+        known = closed.rank_interval([10.0, 5.0, 1.0], rank, depth, scale, size=size, leak=0.02)
+        assert known.plateau == [1.0, 1.5, 1.6][rank - 1] and known.start < known.end
+        for time in np.linspace(known.start, min(known.end, 2 * known.start), 4):
+            p = closed.scalar_flow(time, values, depth, scale) ** depth
+            assert known.lower <= p.sum() / p.max() <= known.upper
+    assert known.end == math.inf
+
+
+@pytest.mark.parametrize("depth, target, scale", [(2, 4.0, 0.1), (3, 1.0, 0.1), (3, -1.0, 0.9)])
+def test_step_bound(depth, target, scale):
+    """Below it the descent is monotone; at ten times it, not."""
+    monotone = []
+    for factor in (0.999, 10.0):
+        d = [scale]
+        while len(d) < 300 and abs(d[-1]) < 1e6:
+            d.append(d[-1] - factor * closed.step_bound(target, depth, scale) * d[-1] ** (depth - 1)
+                     * (d[-1] ** depth - target))  # fmt: skip
+        steps = np.diff(d) * (1 if target > 0 else -1)
+        monotone.append(bool(np.all(steps >= -1e-15)))
+    assert monotone == [True, False]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: closed.scalar_flow(1.0, 1.0, 0, 0.1), "depth must be a positive integer, not 0"),
+        (lambda: closed.scalar_flow(-1.0, 1.0, 2, 0.1), "time must not be negative"),
+        (lambda: closed.scalar_flow(np.nan, 1.0, 2, 0.1), "time must be finite, not nan"),
+        (lambda: closed.learning_time(-1.0, 2, 0.1), "target must be positive to be learned, not -1.0"),
+        (lambda: closed.perturbed_flow(1.0, 1.0, 3, 0.2, 0.1), "0 < first < others"),
+        (lambda: closed.rank_interval([1.0, 2.0], 1, 2, 0.1), "eigenvalues must decrease"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,240 @@
+"""Gradient descent: reference iterates, plain loops, closed forms, divergence, and the ways to stop, save and go on."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import diagonal, same
+
+import gflow
+
+SQUARE = gflow.losses.Square(reduction="sum")
+DATA = np.array([[1.0, 2.0, 0.5], [0.25, -1.0, 2.0], [0.3, 0.1, -0.7], [2.0, 0.4, 0.1], [-1.0, 0.2, 0.6]])
+LABELS = np.array([1.0, 1.0, -1.0, 1.0, -1.0])
+ONE = np.eye(1)
+
+
+def linear(beta=(0.0, 0.0, 0.0)):
+    return gflow.models.LinearModel(jnp.array(beta))
+
+
+@pytest.mark.parametrize(
+    "depth, target, scale, step, steps, truth",
+    [
+        (3, 1.0, 0.1, 0.05, 180, 0.7189394047753692334794),
+        (2, 5.0, 0.01, 0.01, 100, 1.142620990527907732945),
+        (4, 1.0, 0.2, 0.05, 240, 0.7503904734947552829972),
+    ],
+)
+def test_iterates_of_the_scalar_factorization(depth, target, scale, step, steps, truth):
+    """d_{k+1} = d_k - eta d_k^(N-1) (d_k^N - lambda), against iterates at 50 digits."""
+    model = gflow.models.MatrixFactorization.identical(1, depth, scale)
+    traj = gflow.gradient_descent(model, ONE, target * ONE, loss=SQUARE, step=step, steps=steps)
+    np.testing.assert_allclose([W[0, 0] for W in traj.final.factors], truth, rtol=1e-13)
+    np.testing.assert_allclose(traj.log_time, np.log(step * steps), rtol=1e-13, atol=1e-13)
+
+
+def plain_loop(steps, sizes, momentum, batches=None):
+    """Logistic loss of a linear model, in NumPy."""
+    beta = before = np.zeros(3)
+    for k in range(steps):
+        rows = slice(None) if batches is None else batches[k]
+        x, y = DATA[rows], LABELS[rows]
+        gradient = -x.T @ (y / (1 + np.exp(y * (x @ beta)))) / len(y)
+        beta, before = beta - sizes[k] * gradient + momentum * (beta - before), beta
+    return beta
+
+
+SIZES = 0.3 / (1.0 + np.arange(40))
+
+
+def schedule(k):
+    return 0.3 / (1.0 + k.astype(float))
+
+
+@pytest.mark.parametrize("step", [SIZES, schedule], ids=["array", "function"])
+def test_heavy_ball_with_a_schedule(step):
+    traj = gflow.gradient_descent(
+        linear(), DATA, LABELS, loss=gflow.losses.Logistic(), step=step, steps=40, momentum=0.9, save=[0, 1, 40]
+    )
+    assert traj.step.tolist() == [0, 1, 40]
+    np.testing.assert_allclose(traj.model.beta, [plain_loop(k, SIZES, 0.9) for k in (0, 1, 40)], rtol=1e-12)
+    np.testing.assert_allclose(traj.log_time[1:], np.log(np.cumsum(SIZES)[[0, 39]]), rtol=1e-12)
+
+
+def test_batches_are_epochs_shuffled_anew():
+    key = jax.random.key(3)
+    orders = [np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), 5)) for epoch in range(6)]
+    batches = [order[[2 * k, 2 * k + 1]] for order in orders for k in (0, 1)]
+    run = lambda **more: gflow.gradient_descent(
+        linear(), DATA, LABELS, loss=gflow.losses.Logistic(), step=0.1, batch_size=2, key=key, **more
+    )
+    traj = run(steps=12)
+    np.testing.assert_allclose(traj.final.beta, plain_loop(12, np.full(12, 0.1), 0.0, batches), rtol=1e-12)
+    losses = np.log1p(np.exp(-LABELS * (DATA @ np.asarray(traj.final.beta))))
+    np.testing.assert_allclose(traj.neg_log_loss, -np.log(losses.mean()), rtol=1e-12)
+    on = run(steps=12, save=[2, 7], resume=run(steps=5, save=[2]))
+    assert same(on.final.beta, traj.final.beta) and on.step.tolist() == [2, 7]
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_normalized_steps_reach_any_loss(kind):
+    """One sample: beta_k = k eta x, or k eta x / |x|; t is the sum of eta / L, or of eta / |grad L|."""
+    x = np.array([3.0, 4.0])
+    length = 1.0 if kind == "loss" else 5.0
+    traj = gflow.gradient_descent(
+        linear((0.0, 0.0)), x[None], np.ones(1), step=0.1, steps=4000, normalize=kind, save=[1, 4000]
+    )
+    np.testing.assert_allclose(traj.final.beta, 4000 * 0.1 * x / length, rtol=1e-11)
+    gamma = np.arange(4000) * 0.1 * 25.0 / length
+    times = [0.0, gamma[-1] + np.log(np.sum(np.exp(gamma - gamma[-1])))]
+    np.testing.assert_allclose(traj.log_time, np.array(times) + np.log(0.1 / length), rtol=1e-11)
+    assert traj.neg_log_loss[-1] > gflow.decades(800.0)
+
+
+def sizes_that_explode(k):
+    return jnp.where(k < 7, 0.5, 3.0)
+
+
+def test_divergence_tells_where_it_began():
+    """r_{k+1} = (1 - eta) r_k: it halves seven times, and doubles from then on."""
+    run = lambda **more: gflow.gradient_descent(
+        linear((3.0,)), ONE, np.ones(1), loss=SQUARE, step=sizes_that_explode, **more
+    )
+    with pytest.raises(gflow.FlowError, match=r"every step since step 7\. It stands at -log L = -14") as caught:
+        run(steps=10_000, save=[1, 9000])
+    traj = caught.value.trajectory
+    assert not traj.success and "lower the step size" in traj.status
+    assert traj.step[0] == 1 and np.all(np.isfinite(traj.model.beta))
+    rises = int(traj.step[-1]) - 7
+    np.testing.assert_allclose(np.log(np.abs(traj.final.beta[0])), np.log(2.0) * (rises - 6), rtol=1e-12)
+    assert abs(traj.final.beta[0]) > 1e307
+    with pytest.raises(ValueError, match="resume must be a run that can go on, but it diverged"):
+        run(steps=20_000, resume=traj)
+
+
+def test_rest_at_an_exact_minimum():
+    traj = gflow.gradient_descent(linear((3.0,)), ONE, np.ones(1), loss=SQUARE, step=1.0, steps=5, save=[1, 5])
+    assert traj.success and traj.neg_log_loss.tolist() == [np.inf, np.inf] and traj.final.beta.tolist() == [1.0]
+
+
+def test_saves_by_time_and_by_loss():
+    """r_k = 2^-k from beta = 2: L = 4^-k / 2."""
+    run = lambda **more: gflow.gradient_descent(
+        linear((2.0,)), ONE, np.ones(1), loss=SQUARE, step=0.5, steps=30, **more
+    )
+    by_time = run(clock=gflow.TimeClock(), save=[0.0, 0.6, 1.0, 2.5])
+    assert by_time.step.tolist() == [0, 2, 2, 5] and int(by_time.stats["steps"]) == 5
+    gammas = np.log(2.0) + np.log(4.0) * np.arange(30)
+    by_loss = run(clock=gflow.LossClock(), save=gammas[[1, 3]] - 0.01, stop=gammas[4] + 0.01)
+    assert by_loss.step.tolist() == [1, 3] and int(by_loss.stats["steps"]) == 5
+    np.testing.assert_allclose(by_loss.neg_log_loss, gammas[[1, 3]], rtol=1e-13)
+    with pytest.raises(gflow.FlowError, match="used up its steps before the stop") as caught:
+        run(clock=gflow.LossClock(), save=[gammas[2], 100.0])
+    assert caught.value.trajectory.step.tolist() == [2, 30]
+
+
+def test_unbroken_and_resumed_runs_agree_bit_for_bit():
+    run = lambda **more: gflow.gradient_descent(
+        diagonal(3, 0.2), DATA, LABELS, step=0.05, momentum=0.5, metrics={"beta": lambda m: m.beta}, **more
+    )
+    whole, early = run(steps=900), run(steps=500)
+    late = run(steps=900, resume=early)
+    assert late.step.tolist() == [500, 900]
+    assert same(late.final.log_ratio, whole.final.log_ratio)
+    seen = []
+
+    def interrupt(steps):
+        seen.append(steps)
+        raise KeyboardInterrupt
+
+    with pytest.raises(gflow.FlowInterrupted, match=r"^gradient_descent was interrupted\.") as caught:
+        run(steps=900, progress=interrupt)
+    broken = caught.value.trajectory
+    assert seen == [500] and broken.step.tolist() == [500]
+    resumed = run(steps=900, resume=broken)
+    assert same(resumed.model.log_ratio, whole.model.log_ratio) and same(resumed.metrics["beta"], whole.metrics["beta"])
+    dataset = resumed.to_xarray()
+    assert dataset.step.values.tolist() == [900] and dataset.attrs["clock"] == "steps"
+
+
+@pytest.mark.parametrize("depth", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_diagonal_network_moves_in_its_weights(depth):
+    model = diagonal(depth, 0.4)
+    u = v = np.asarray(model.weights)
+    sign = np.array([[1.0], [-1.0]])
+    for _ in range(50):
+        beta = u[0] ** depth - u[1] ** depth
+        push = DATA.T @ (LABELS * np.exp(-LABELS * (DATA @ beta))) / 5
+        u, v = u + 0.1 * depth * sign * u ** (depth - 1) * push + 0.3 * (u - v), u
+    traj = gflow.gradient_descent(model, DATA, LABELS, step=0.1, steps=50, momentum=0.3)
+    np.testing.assert_allclose(traj.final.weights, u, rtol=1e-11)
+    crossing = gflow.gradient_descent(model, DATA, LABELS, step=9.0, steps=50, throw=False)
+    assert "carries a weight of the network through zero" in crossing.status and np.all(crossing.final.weights > 0)
+
+
+@pytest.mark.slow
+def test_small_steps_follow_the_flow():
+    """Half the step, half the distance."""
+    flow = gflow.gradient_flow(diagonal(2, 0.3), DATA, LABELS, clock=gflow.TimeClock(), stop=3.0, rtol=1e-11)
+    gaps = []
+    for steps in (300, 600):
+        down = gflow.gradient_descent(diagonal(2, 0.3), DATA, LABELS, step=3.0 / steps, steps=steps)
+        gaps.append(np.max(np.abs(down.final.beta - flow.final.beta)))
+    assert 1.9 < gaps[0] / gaps[1] < 2.1
+
+
+calls = []
+
+
+class Counted(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x):
+        calls.append(1)
+        return self.w @ x
+
+
+def test_values_do_not_recompile_and_transformations_work():
+    run = lambda w, step, more=0.0: gflow.gradient_descent(
+        Counted(w), DATA + more, LABELS, step=step, steps=40, throw=False
+    )
+    first = run(jnp.full(3, 0.0), 0.1)
+    before = len(calls)
+    for k in range(3):
+        run(jnp.full(3, 0.1 * k), 0.05 * (k + 1), 0.01 * k)
+    # Checking the shape of the output is all that is traced anew.
+    assert len(calls) - before <= 3
+    batch = jax.vmap(lambda step: run(jnp.zeros(3), step))(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(batch.final.w[0], first.final.w, rtol=1e-13)
+    assert np.all(batch.success)
+
+
+BAD = {
+    "steps": (dict(steps=0), "steps must be a positive integer, not 0."),
+    "step": (dict(step=-1.0), "step must be positive and finite, not -1.0."),
+    "few sizes": (dict(step=np.ones(3)), "step must hold a size for each of 20 steps, but it has 3."),
+    "momentum": (dict(momentum=1.0), "momentum must be a number in [0, 1), not 1.0."),
+    "normalize": (dict(normalize="l2"), "normalize must be 'loss', 'gradient' or None, not 'l2'."),
+    "batch": (dict(batch_size=9), "batch_size must be an integer from 1 to the 5 samples, not 9."),
+    "key": (dict(batch_size=2), "key must be given with batch_size"),
+    "stop": (dict(stop=3.0), "stop needs a clock, such as gflow.LossClock(); the number of steps is set by steps."),
+    "clock": (dict(clock=gflow.TimeClock), "write its brackets."),
+    "no points": (dict(clock=gflow.TimeClock()), "stop or save must be given, in the coordinate of the clock (t)."),
+    "order": (dict(save=[2, 1]), "save must be finite and strictly increasing"),
+    "beyond": (dict(save=[5, 21]), "save must not go beyond the end, step 20, but it holds 21."),
+    "below": (
+        dict(clock=gflow.LossClock(), save=[-3.0, 2.0]),
+        "save and stop must not lie before the start, -log L 0, but one of them is -3.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    more, message = BAD[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gflow.gradient_descent(linear(), DATA, LABELS, **({"steps": 20} | more))

@@ -1,0 +1,214 @@
+"""Models with array output: matrix factorization against closed forms, partly observed targets, and any module."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow.limits import factorization as closed
+
+MF = gflow.models.MatrixFactorization
+SQUARE = gflow.losses.Square(reduction="sum")
+EIGENVALUES = np.array([2.0, 1.0, 0.5, 0.0, 0.0, 0.0])
+BASIS = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+TARGET = (BASIS * EIGENVALUES) @ BASIS.T
+
+
+@pytest.mark.parametrize(
+    "basis", [BASIS, pytest.param(np.eye(6), marks=pytest.mark.slow)], ids=["rotated", "diagonal"]
+)
+def test_flow_of_a_matrix_is_that_of_its_eigenvalues(basis):
+    """Each eigenvalue to 1e-10 of itself, at rtol 1e-12."""
+    times = np.array([4.0, 5.0, 9.0, 12.0])
+    X, y = gflow.observe.everything((basis * EIGENVALUES) @ basis.T)
+    metrics = {"rank": gflow.metrics.effective_rank, "balance": lambda m: gflow.metrics.balancedness(list(m.factors))}
+    traj = gflow.gradient_flow(
+        MF.identical(6, 3, 0.1), X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-12, metrics=metrics
+    )
+    assert traj.model.product.shape == (4, 6, 6)
+    p = np.einsum("in,sij,jn->sn", basis, traj.model.product, basis)
+    exact = closed.scalar_flow(times[:, None], EIGENVALUES[None], 3, 0.1) ** 3
+    np.testing.assert_allclose(p, exact, rtol=1e-10)
+    np.testing.assert_allclose(
+        traj.metrics["rank"], [1.0832734384, 1.0073088507, 1.2130236237, 1.5088846173], rtol=1e-10
+    )
+    assert np.max(traj.metrics["balance"]) < 1e-10
+    np.testing.assert_allclose(
+        traj.neg_log_loss, -np.log(np.sum((exact - EIGENVALUES) ** 2, axis=1) / 2), rtol=1e-10
+    )
+
+
+@pytest.mark.slow
+def test_masked_entries_are_as_many_scalar_samples():
+    """A factorization whose observed entries are samples <E_ij, W>, and one whose others are masked: one path."""
+    rng = np.random.default_rng(1)
+    target, seen = rng.normal(size=(3, 2)), np.array([[True, False], [True, True], [False, True]])
+    model = MF.gaussian([2, 3, 3], 0.5, jax.random.key(0))
+    X, y = gflow.observe.everything(target)
+    masked = np.ma.masked_array(y, mask=~seen.T)
+    units = np.eye(6).reshape(6, 3, 2)[seen.ravel()]
+    run = lambda X, y, loss: gflow.gradient_flow(
+        model, X, y, loss=loss, clock=gflow.TimeClock(), save=np.array([0.5, 3.0]), rtol=1e-10
+    )
+    whole, single = run(X, masked, SQUARE), run(units, target[seen], SQUARE)
+    np.testing.assert_allclose(whole.model.product, single.model.product, rtol=1e-8)
+    np.testing.assert_allclose(whole.neg_log_loss, single.neg_log_loss, rtol=1e-8)
+    # A mean is one over samples, here the two columns of the target.
+    stop = float(single.neg_log_loss[1]) + np.log(2)
+    mean = gflow.gradient_flow(model, X, masked, loss=gflow.losses.Square(), stop=stop)
+    np.testing.assert_allclose(mean.log_time[0], np.log(2 * 3.0), rtol=1e-6)
+    down = gflow.gradient_descent(model, X, masked, loss=SQUARE, step=1e-3, steps=3000)
+    np.testing.assert_allclose(down.final.product, single.model.product[1], rtol=1e-2)
+
+
+class Affine(eqx.Module):
+    W: jax.Array
+    b: jax.Array
+
+    def __call__(self, x):
+        return (self.W @ x + self.b).reshape(2, 1)
+
+
+def test_any_module_with_array_output():
+    """Linear regression of two outputs: theta(t) - theta* = e^(-H t) (theta_0 - theta*)."""
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2, 1))
+    model = Affine(jnp.zeros((2, 3)), jnp.ones(2))
+    traj = gflow.gradient_flow(
+        model, X, y, loss=gflow.losses.Square(), clock=gflow.TimeClock(), save=np.array([1.0, 4.0]), rtol=1e-10
+    )
+    Z = np.concatenate([X, np.ones((7, 1))], axis=1)
+    best = np.linalg.lstsq(Z, y[:, :, 0], rcond=None)[0]
+    values, vectors = np.linalg.eigh(Z.T @ Z / 7)
+    start = np.array([[0.0, 0.0]] * 3 + [[1.0, 1.0]])
+    for row, t in enumerate([1.0, 4.0]):
+        theta = best + vectors @ (np.exp(-values * t)[:, None] * (vectors.T @ (start - best)))
+        np.testing.assert_allclose(traj.model.W[row], theta[:3].T, rtol=1e-8)
+        np.testing.assert_allclose(traj.model.b[row], theta[3], rtol=1e-8)
+    # The same at losses so near their minimum that LogRadau has the outputs' Jacobian.
+    chart = traj.flow.chart
+    J = chart.jacobian(chart.coordinates(), traj.flow.X)
+    np.testing.assert_allclose(J, jax.jacfwd(lambda a: chart.outputs(a, traj.flow.X))(chart.coordinates()), atol=1e-14)
+
+
+def test_initializations():
+    A = np.random.default_rng(3).normal(size=(4, 3))
+    model = MF.balanced(A, 3, widths=[5, 3])
+    assert [W.shape for W in model.factors] == [(5, 3), (3, 5), (4, 3)]
+    np.testing.assert_allclose(model.product, A, rtol=1e-12)
+    assert gflow.metrics.balancedness(list(model.factors)) < 1e-14
+    gaussian = MF.gaussian([200, 100, 300], 2.0, jax.random.key(0))
+    np.testing.assert_allclose([jnp.std(W) for W in gaussian.factors], [2 / 200**0.5, 2 / 100**0.5], rtol=0.02)
+
+
+def test_observations():
+    target = gflow.observe.symmetric([3.0, -1.0], 5, jax.random.key(1))
+    clean = gflow.observe.measurements(target, 400, jax.random.key(2))
+    noisy = gflow.observe.measurements(target, 400, jax.random.key(2), noise=0.1)
+    np.testing.assert_allclose(np.std(noisy.y - clean.y), 0.1, rtol=0.1)
+    # ||A(T)||^2 is ||T||^2 in expectation.
+    np.testing.assert_allclose(np.sum(clean.y**2), 10.0, rtol=0.2)
+    X, y = gflow.observe.entries(target, 0.5, jax.random.key(3))
+    assert y.count() == 12 and np.all(y.compressed() == np.asarray(target.T)[~y.mask]) and X.shape == (5, 5)
+
+
+BAD = {
+    "shape of y": (
+        dict(y=np.zeros((2, 3))),
+        "model must map one sample to an array of the shape (3,) that y holds for it, but it returns (2,).",
+    ),
+    "loss": (dict(loss=gflow.losses.Exponential(), y=np.ones((2, 2))), "X must have shape (N, d) and y shape (N,)"),
+    "all masked": (dict(y=np.ma.masked_array(np.ones((2, 2)), mask=True)), "y may be masked where single entries"),
+    "masked samples": (
+        dict(X=np.ones((2, 2, 2)), y=np.ma.masked_array(np.ones(2), mask=[True, False])),
+        "leave out the samples that have no target.",
+    ),
+    "step size": (dict(eta=-1.0), "eta must be a step size of at least 0, not -1.0."),
+    "solver": (dict(eta=0.1, solver=gflow.LogRadau()), "solver must be an explicit Diffrax solver"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    more, message = BAD[name]
+    arguments = dict(X=np.eye(2), y=np.eye(2), loss=SQUARE, stop=10.0) | more
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gflow.gradient_flow(MF.identical(2, 2, 0.1), arguments.pop("X"), arguments.pop("y"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: MF([np.eye(2), np.ones((2, 3))]), "factors must be matrices of shapes"),
+        (lambda: MF.identical(2, 0, 0.1), "depth must be a positive integer, not 0."),
+        (lambda: MF.identical(2, 2, 0.0), "scale must be a positive number, not 0.0."),
+        (lambda: MF.perturbed(2, 2, 0.1, 0.2), "gap must be below scale, 0.1, not 0.2."),
+        (lambda: MF.balanced(np.eye(3), 3, widths=[2, 3]), "widths must hold depth - 1 = 2 integers of at least 3"),
+        (lambda: gflow.observe.entries(np.eye(2), 1.5, None), "fraction must be in (0, 1], not 1.5."),
+        (lambda: gflow.observe.everything(np.eye(2), noise=0.1), "key must be given with noise"),
+    ],
+)
+def test_bad_construction(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+# Saddles. Random factors N = 2 of size 2 in a basis that is not that of the target.
+
+TURN = np.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])
+
+
+def escape(scale, eigenvalues, times, throw=True):
+    model = MF.gaussian([2, 2, 2], scale, jax.random.key(1))
+    X, y = gflow.observe.everything((TURN * eigenvalues) @ TURN.T)
+    return model, gflow.gradient_flow(
+        model, X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9, throw=throw
+    )
+
+
+def test_the_first_saddle_from_1e_30():
+    """A target of rank one: w = (w_1 + w_2) / 2 grows like e^(lambda t), and p from |w|^2 like the logistic curve."""
+    times = np.array([20.0, 33.0, 34.0, 35.0, 36.0])
+    model, traj = escape(1e-30, [2.0, 0.0], times)
+    first, second = (np.asarray(W) for W in model.factors)
+    grown = np.sum(((first @ TURN)[:, 0] + (TURN.T @ second)[0]) ** 2) / 4
+    exact = 2.0 / (1.0 + (2.0 / grown - 1.0) * np.exp(-4.0 * times))
+    p = np.einsum("i,sij,j->s", TURN[:, 0], traj.model.product, TURN[:, 0])
+    np.testing.assert_allclose(p, exact, rtol=1e-7)
+
+
+def extended(model, target, times, dt=0.004):
+    """Runge and Kutta's method at 64 bits of mantissa."""
+    W, V = (np.asarray(f).astype(np.longdouble) for f in model.factors)
+    target, t, out = target.astype(np.longdouble), 0.0, []
+    rate = lambda W, V: (V.T @ (target - V @ W), (target - V @ W) @ W.T)
+    for end in times:
+        n = int(np.ceil((end - t) / dt))
+        h = np.longdouble((end - t) / n)
+        for _ in range(n):
+            a, b = rate(W, V)
+            c, d = rate(W + h / 2 * a, V + h / 2 * b)
+            e, f = rate(W + h / 2 * c, V + h / 2 * d)
+            g, k = rate(W + h * e, V + h * f)
+            W, V = W + h / 6 * (a + 2 * c + 2 * e + g), V + h / 6 * (b + 2 * d + 2 * f + k)
+        t = end
+        out.append((V @ W).astype(float))
+    return out
+
+
+def test_two_saddles():
+    """The second is left after a plateau on which its direction is 1e-8 of the first."""
+    times = np.log(1e16) * np.array([0.4, 0.55, 0.95, 1.05, 1.2]) + 1
+    model, traj = escape(1e-16, [2.0, 1.0], times)
+    np.testing.assert_allclose(traj.model.product, extended(model, (TURN * [2, 1]) @ TURN.T, times), atol=1e-7)
+
+
+def test_a_plateau_that_float64_cannot_leave_is_said():
+    """From 1e-30 the second direction is 1e-15 of the first, which hides it."""
+    _, traj = escape(1e-30, [2.0, 1.0], np.array([30.0, 40.0, 55.0, 65.0, 80.0]), throw=False)
+    assert not traj.success and "plateau whose slow exit" in traj.status
+    assert traj.neg_log_loss.shape == (3,) and np.abs(traj.neg_log_loss[-1] - np.log(2.0)) < 1e-12

@@ -1,0 +1,33 @@
+"""The studies of matrix factorization and of descent against flow."""
+
+import numpy as np
+import pytest
+
+from gflow.studies import discretization, factorization, report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deep-factorization", "discretization"])
+def test_quick_reproduction(name, tmp_path):
+    """Every claim holds, and the page is there."""
+    claims = report.reproduce(report.load(name), tmp_path, quick=True)
+    assert [claim.text for claim in claims if not claim.holds] == []
+    assert (tmp_path / f"{name}.html").exists() and len(claims) >= 8
+
+
+def test_bound_along_a_path():
+    """e' = m e + 1 with m constant."""
+    t = np.linspace(0.0, 2.0, 30)
+    found = discretization._accumulated(t, np.full(30, 0.7), np.ones(30))
+    np.testing.assert_allclose(found, np.expm1(0.7 * t) / 0.7, rtol=1e-5, atol=1e-12)
+
+
+def test_kkt_residual_of_directions():
+    """Samples on the axes: (1, 1) is the max margin in l2 and in l1; from (1, 0) the residual says so."""
+    X, y = np.eye(2), np.ones(2)
+    for structure in ("fully connected", "diagonal"):
+        assert factorization._residual(structure, np.array([1.0, 1.0]), X, y) < 1e-15
+        assert factorization._residual(structure, np.array([9.0, 1.0]), X, y) > 0.05
+    # A filter of one frequency, with margins all equal, and a sample that is that wave.
+    wave = np.cos(np.pi * np.arange(4))
+    assert abs(factorization._residual("convolutional", wave, wave[None], np.ones(1))) < 1e-15

@@ -1,0 +1,300 @@
+"""Flows of networks with kinks: reference cases, invariants, equivalences, conventions, bad input."""
+
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow.kinks import HiddenLayer
+from gflow.models import ReLUNeuron, TwoLayerNetwork
+
+CASES = json.loads((Path(__file__).parent / "data" / "kinks.json").read_text())
+DELTAS = np.array([1e-5, 1e-6])
+
+
+def network(case):
+    return TwoLayerNetwork(np.array(case["W0"]), np.array(case["a0"]), slope=case["slope"])
+
+
+def data(case):
+    return np.array(case["X"]), np.array(case["y"])
+
+
+def run(case, **options):
+    options = {"clock": gflow.TimeClock(), "stop": case["T"], "rtol": 1e-12, **options}
+    return gflow.gradient_flow(network(case), *data(case), **options)
+
+
+def expected(event):
+    """Kinds of the reference, in the words of gflow."""
+    if event["type"] == "leave_down":
+        return "leave down"
+    return {1: "up", -1: "down", 0: "slide"}[event["result"][str(event["sample"])]]
+
+
+@pytest.fixture(scope="module", params=range(len(CASES)), ids=[case["name"] for case in CASES])
+def solved(request):
+    return CASES[request.param], run(CASES[request.param])
+
+
+def test_reference_states_and_events(solved):
+    case, traj = solved
+    assert traj.success
+    np.testing.assert_allclose(traj.final.hidden, np.array(case["W_T"], float), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(traj.final.output, np.array(case["a_T"], float), rtol=0, atol=1e-12)
+    assert len(traj.events) == len(case["events"])
+    for event, known in zip(traj.events, case["events"], strict=True):
+        assert abs(np.exp(event.log_time) / float(known["t"]) - 1) < 1e-11
+        assert abs(event.neg_log_loss - known["gamma"]) < 1e-11
+        assert (event.neuron, event.sample, event.kind) == (known["neuron"], known["sample"], expected(known))
+        assert event.unique
+
+
+@pytest.mark.slow
+def test_save_points_and_resume_do_not_change_the_path(solved):
+    case, whole = solved
+    times = np.array([0.3, 0.6, 2.0, 5.0, case["T"]])
+    traj = run(case, save=times)
+    assert float(jnp.max(jnp.abs(traj.final.hidden - whole.final.hidden))) < 1e-13
+    np.testing.assert_allclose(traj.log_time, np.log(times), rtol=0, atol=1e-13)
+    assert len(traj.events) == len(whole.events)
+    part = run(case, save=times, max_steps=40, throw=False)
+    assert "max_steps" in part.status
+    on = run(case, save=times, resume=part)
+    assert np.array_equal(on.model.hidden, traj.model.hidden)
+    assert on.events == traj.events
+
+
+def smoothed(case, delta):
+    """The end of the flow with a slope that rises linearly over [-delta, delta]."""
+    from scipy.integrate import solve_ivp
+
+    X, y = data(case)
+    s, (m, d) = case["slope"], np.shape(case["W0"])
+
+    def field(t, theta):
+        W, a = theta[: m * d].reshape(m, d), theta[m * d :]
+        z = W @ X.T
+        share = np.clip(0.5 * (z / delta + 1), 0, 1)
+        slope = s + (1 - s) * share
+        phi = np.where(np.abs(z) < delta, s * z + (1 - s) * delta * share**2, slope * z)
+        c = y * np.exp(-y * (a @ phi)) / len(y)
+        return np.concatenate([(a[:, None] * ((slope * c) @ X)).ravel(), phi @ c])
+
+    start = np.concatenate([np.ravel(case["W0"]), case["a0"]])
+    return solve_ivp(field, (0, case["T"]), start, method="LSODA", rtol=1e-11, atol=1e-13).y[:, -1]
+
+
+def test_smoothed_activations_converge(solved):
+    case, traj = solved
+    end = np.concatenate([np.ravel(traj.final.hidden), traj.final.output])
+    errors = np.array([np.max(np.abs(smoothed(case, delta) - end)) for delta in DELTAS])
+    rates = np.log10(errors[:-1] / errors[1:])
+    assert np.all(errors < 20 * DELTAS) and np.all(np.abs(rates - 1) < 0.05)
+
+
+def many(neurons, samples, dim, seed=0):
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(samples, dim)), np.sign(rng.normal(size=samples))
+    hidden, output = rng.normal(size=(neurons, dim)), rng.normal(size=neurons)
+    return TwoLayerNetwork(0.3 * hidden / np.sqrt(dim), 0.3 * output / np.sqrt(neurons)), X, y
+
+
+def balance(model):
+    return jnp.sum(model.hidden**2, axis=-1) - model.output**2
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model, X, y = many(50, 10, 20)
+    return model, X, y, gflow.gradient_flow(model, X, y, save=gflow.decades(jnp.geomspace(0.1, 100.0, 20)))
+
+
+def test_two_layer_network_to_1e_100(trained):
+    model, X, y, traj = trained
+    assert traj.success and float(traj.neg_log_loss[-1]) == pytest.approx(gflow.decades(100), rel=1e-12)
+    # The whole model, not only the chart: outputs and loss as the module computes them.
+    outputs = jax.vmap(traj.final)(jnp.asarray(X))
+    y = jnp.asarray(y)
+    assert float(gflow.losses.Exponential().neg_log(outputs, y)) == pytest.approx(gflow.decades(100), rel=1e-12)
+    assert float(jnp.max(jnp.abs(balance(traj.model) - balance(model)[None]))) < 1e-10
+    assert all(np.diff([event.neg_log_loss for event in traj.events]) >= 0)
+    assert {"slide", "up", "down", "leave down"} <= {event.kind for event in traj.events}
+    # A neuron slides where it said so.
+    sliding = {(e.neuron, e.sample): e.kind == "slide" for e in traj.events}
+    z = np.asarray(traj.final.hidden) @ X.T
+    on = [abs(z[pair]) for pair, slides in sliding.items() if slides]
+    assert len(on) > 20 and max(on) < 1e-12
+
+
+def test_what_is_orthogonal_to_the_data_stays(trained):
+    model, X, _, traj = trained
+    away = np.eye(20) - np.linalg.pinv(X) @ X
+    np.testing.assert_allclose(np.asarray(traj.final.hidden) @ away, np.asarray(model.hidden) @ away, atol=1e-12)
+
+
+def test_one_compilation_for_other_values(trained):
+    model, X, y, _ = trained
+    compiled = gflow.solve._PIECEWISE.advance
+    before = compiled._cached._cache_size()
+    other = TwoLayerNetwork(0.5 * model.hidden, -model.output)
+    gflow.gradient_flow(other, X[::-1], y, save=gflow.decades(jnp.geomspace(0.05, 3.0, 20)), rtol=1e-6)
+    assert compiled._cached._cache_size() == before
+
+
+def test_single_neuron_by_hand():
+    """x1 = e1, x2 = -e1 + e2: the flow crosses the kink of x2 and goes on alone."""
+    X, y = np.array([[1.0, 0.0], [-1.0, 1.0]]), np.array([2.0, 0.0])
+    traj = gflow.gradient_flow(
+        ReLUNeuron(np.array([0.5, 1.0])),
+        X,
+        y,
+        loss=gflow.losses.Square(reduction="sum"),
+        clock=gflow.TimeClock(),
+        stop=40.0,
+        rtol=1e-12,
+    )
+    assert traj.success and [event.kind for event in traj.events] == ["down"]
+    # w' = -(A w - b) with A = [[2, -1], [-1, 1]], b = (2, 0), until w1 = w2; then w1' = 2 - w1.
+    A, b = np.array([[2.0, -1.0], [-1.0, 1.0]]), np.array([2.0, 0.0])
+    values, vectors = np.linalg.eigh(A)
+    rest = np.linalg.solve(A, b)
+    at = lambda t: rest + vectors @ (np.exp(-values * t) * (vectors.T @ (np.array([0.5, 1.0]) - rest)))
+    from scipy.optimize import brentq
+
+    hit = brentq(lambda t: at(t)[0] - at(t)[1], 0.01, 3.0, xtol=1e-15)
+    assert np.exp(traj.events[0].log_time) == pytest.approx(hit, rel=1e-11)
+    assert float(traj.final.weights[1]) == pytest.approx(at(hit)[1], abs=1e-11)
+    assert float(traj.final.weights[0]) == pytest.approx(2.0, abs=1e-11)
+
+
+class Wrong(eqx.Module):
+    W: jax.Array
+    claim: HiddenLayer
+
+    def __call__(self, x):
+        return jnp.sum(jax.nn.relu(self.W @ x))
+
+    def hidden_layer(self):
+        return self.claim
+
+    def with_hidden_layer(self, layer):
+        return Wrong(layer.hidden, layer)
+
+
+def test_bad_input():
+    W = np.array([[1.0, 2.0], [0.5, -1.0]])
+    X, y = np.array([[1.0, 0.5], [2.0, 3.0]]), np.ones(2)
+    with pytest.raises(ValueError, match="slope must lie between 0"):
+        TwoLayerNetwork(W, np.ones(2), slope=1.5)
+    with pytest.raises(ValueError, match="slope must lie between 0"):
+        ReLUNeuron(W[0], slope=-0.1)
+    with pytest.raises(ValueError, match=r"at least one of each, not \(0, 2\)"):
+        TwoLayerNetwork(np.zeros((0, 2)), np.zeros(0))
+    with pytest.raises(ValueError, match="output must have one entry a neuron"):
+        TwoLayerNetwork(W, np.ones(3))
+    with pytest.raises(ValueError, match="weights must have shape"):
+        ReLUNeuron(W)
+    for claim in (
+        HiddenLayer(jnp.asarray(W), jnp.ones(2), slope=0.1, train_output=False),
+        HiddenLayer(jnp.asarray(2 * W), jnp.full(2, 0.5), train_output=False),
+    ):
+        with pytest.raises(ValueError, match=r"hidden_layer\(\) disagrees with the model"):
+            gflow.gradient_flow(Wrong(jnp.asarray(W), claim), X, y, stop=30.0)
+    with pytest.raises(ValueError, match=r"a slope from 0\.1 to 1"):
+        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=0.05)
+    with pytest.raises(ValueError, match="solver must be an explicit one"):
+        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, solver=gflow.LogRadau())
+    with pytest.raises(ValueError, match="must map one sample of shape"):
+        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X[:, :1], y, stop=1.0)
+
+
+@pytest.mark.slow
+def test_jit_and_vmap_are_the_loop():
+    model, X, y = many(4, 5, 3)
+    X, y = jnp.asarray(X), jnp.asarray(y)
+
+    def end(scale):
+        start = TwoLayerNetwork(scale * model.hidden, model.output)
+        traj = gflow.gradient_flow(start, X, y, loss=gflow.losses.Logistic(), stop=5.0, rtol=1e-10, throw=False)
+        return traj.final.hidden, traj.events.count if isinstance(traj.events.count, jax.Array) else None
+
+    scales = jnp.array([0.5, 1.0, 2.0])
+    together, counts = jax.jit(jax.vmap(end))(scales)
+    for k, scale in enumerate(scales):
+        start = TwoLayerNetwork(scale * model.hidden, model.output)
+        alone = gflow.gradient_flow(start, X, y, loss=gflow.losses.Logistic(), stop=5.0, rtol=1e-10)
+        assert float(jnp.max(jnp.abs(alone.final.hidden - together[k]))) < 1e-9
+        assert len(alone.events) == int(counts[k])
+
+
+@pytest.mark.slow
+def test_biases_are_an_input_of_one():
+    model, X, y = many(6, 5, 3, seed=1)
+    biased = TwoLayerNetwork(model.hidden[:, :2], model.output, bias=model.hidden[:, 2])
+    flat = np.append(X[:, :2], np.ones((5, 1)), axis=1)
+    a = gflow.gradient_flow(biased, X[:, :2], y, stop=gflow.decades(5))
+    b = gflow.gradient_flow(model, flat, y, stop=gflow.decades(5))
+    np.testing.assert_allclose(a.final.hidden, b.final.hidden[:, :2], atol=1e-12)
+    np.testing.assert_allclose(a.final.bias, b.final.hidden[:, 2], atol=1e-12)
+
+
+@pytest.mark.slow
+def test_conventions_where_the_flow_is_not_determined():
+    X, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, 1.0])
+    # Exactly on the kink of the second sample, which repels.
+    start = TwoLayerNetwork(np.array([[1.0, 0.0]]), np.ones(1), slope=0.0, train_output=False)
+    ends = {}
+    for at_kink in ("leave", "stay", 1.0):
+        traj = gflow.gradient_flow(start, X, y, clock=gflow.TimeClock(), stop=1.0, at_kink=at_kink)
+        (event,) = traj.events
+        assert "At 1 of its events the flow was not determined" in traj.status
+        assert not event.unique and (event.neuron, event.sample) == (0, 1)
+        ends[at_kink] = float(traj.final.hidden[0, 1]), event.kind
+    assert ends["leave"] == ends[1.0] and ends["leave"][0] > 0.1 and ends["leave"][1] == "up"
+    assert ends["stay"] == (0.0, "stay")
+
+
+@pytest.mark.slow
+def test_parallel_samples_share_a_kink():
+    """A sample that is a multiple of another, with the opposite sign: as by the general rule for a pair."""
+    X, y = np.array([[1.0, 0.5], [-2.0, -1.0], [0.3, -1.0]]), np.array([1.0, -1.0, 1.0])
+    model = TwoLayerNetwork(np.array([[-0.4, 0.3], [0.2, -0.7]]), np.array([0.8, -0.5]), slope=0.2)
+    traj = gflow.gradient_flow(model, X, y, clock=gflow.TimeClock(), stop=3.0, rtol=1e-10)
+    case = {"X": X, "y": y, "slope": 0.2, "W0": model.hidden, "a0": model.output, "T": 3.0}
+    end = np.concatenate([np.ravel(traj.final.hidden), traj.final.output])
+    assert traj.events and np.max(np.abs(smoothed(case, 1e-6) - end)) < 2e-5
+
+
+@pytest.mark.slow
+def test_undeclared_kinks_are_told_of():
+    class Plain(eqx.Module):
+        W: jax.Array
+        a: jax.Array
+
+        def __call__(self, x):
+            return self.a @ jax.nn.leaky_relu(self.W @ x, 0.1)
+
+    model, X, y = many(50, 10, 20)
+    traj = gflow.gradient_flow(Plain(model.hidden, model.output), X, y, stop=3.0, max_steps=1500, throw=False)
+    assert "chattered" in traj.status and "max_steps" in traj.status
+
+
+@pytest.mark.slow
+def test_large_network_to_1e_100():
+    model, X, y = many(500, 20, 50)
+    traj = gflow.gradient_flow(model, X, y, stop=gflow.decades(100))
+    assert traj.success and len(traj.events) > 2000
+    assert float(jnp.max(jnp.abs(balance(traj.final) - balance(model)))) < 1e-10
+
+
+@pytest.mark.slow
+def test_small_network_to_1e_4343(trained):
+    model, X, y, _ = trained
+    traj = gflow.gradient_flow(model, X, y, save=gflow.decades(jnp.geomspace(1.0, 4343.0, 20)))
+    assert float(jnp.max(jnp.abs(balance(traj.model) - balance(model)[None]))) < 1e-10

@@ -1,0 +1,213 @@
+"""What a sweep returns: the flows of its points, whatever they are made and computed by."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from small_sweep import network, run, SAVE, SCALES, SOLVER, X, y
+from test_driver import counting_compilations
+
+import gflow
+from gflow.sweeps import chunks, models, plan
+
+
+def l1(model):
+    return jnp.sum(jnp.abs(model.beta))
+
+
+@pytest.fixture(scope="module")
+def ds():
+    return run()
+
+
+def planned(make_model=network, over=None, **more):
+    more = {"save": SAVE, "solver": SOLVER, "rtol": 1e-6, "loss": gflow.losses.Exponential()} | more
+    rest = dict.fromkeys(("stop", "metrics", "digits", "batching"))
+    more = rest | {"clock": gflow.LossClock(), "max_steps": 1000} | more
+    return plan.plan(make_model, X, y, over={"scale": SCALES} if over is None else over, **more)
+
+
+def test_points_are_the_flows_of_their_models(ds):
+    assert dict(ds.sizes) == {"scale": 5, "save": 2, "coordinate": 3}
+    assert ds.scale.values.tolist() == SCALES and ds.save.values.tolist() == SAVE
+    assert (ds.status == gflow.Status.success).all()
+    for scale in (0.1, 2.0):
+        traj = gflow.gradient_flow(network(scale), X, y, save=jnp.asarray(SAVE), solver=SOLVER, rtol=1e-6)
+        at = ds.sel(scale=scale)
+        np.testing.assert_allclose(at.beta, traj.model.beta, rtol=1e-9)
+        np.testing.assert_allclose(at.neg_log_loss, traj.neg_log_loss, rtol=1e-12)
+        np.testing.assert_allclose(at.log_time, traj.log_time, rtol=1e-9)
+        assert (int(at.steps), int(at.rejections)) == (int(traj.stats["steps"]), int(traj.stats["rejections"]))
+
+
+def test_attributes_say_how_to_repeat_it(ds):
+    assert ds.attrs["loss"].startswith("Exponential") and ds.attrs["clock"] == "LossClock"
+    assert ds.attrs["rtol"] == 1e-6 and ds.attrs["solver"].startswith("Tsit5")
+    assert ds.attrs["version_jax"] == jax.__version__ and len(ds.attrs["data_sha256"]) == 64
+    assert ds.attrs == run().attrs
+
+
+def test_one_compilation_for_a_shape(ds):
+    ours = lambda names: [name for name in names if "compute" in name]
+    with counting_compilations() as names:
+        run(over={"scale": np.geomspace(0.01, 10.0, 150), "rtol": [1e-6, 1e-4]}, save=[0.5, 3.0])
+    assert ours(names) == []
+    over = {"data": {"a": (X, y), "b": (X[:, ::-1], y)}, "rtol": [1e-7, 1e-5], "scale": SCALES}
+    with counting_compilations() as names:
+        got = run(X=None, y=None, over=over, metrics={"l1": l1})
+    assert len(ours(names)) == 1, names
+    assert (got.steps.sel(rtol=1e-7) > got.steps.sel(rtol=1e-5)).all()
+    assert got.data.values.tolist() == ["a", "b"]
+    np.testing.assert_allclose(got.l1, np.abs(got.beta).sum("coordinate"), rtol=1e-14)
+    np.testing.assert_allclose(got.beta.sel(data="a"), got.beta.sel(data="b")[..., ::-1], rtol=1e-7)
+
+
+def test_results_do_not_depend_on_the_company(ds):
+    many = run(over={"scale": np.unique([*SCALES, *np.geomspace(0.03, 3.0, 90)])})
+    xr.testing.assert_identical(many.sel(scale=SCALES).drop_attrs(), ds.drop_attrs())
+
+
+def test_threads_give_the_same(ds):
+    with ThreadPoolExecutor(2) as pool:
+        xr.testing.assert_identical(run(workers=None, executor=pool), ds)
+
+
+@pytest.mark.slow
+def test_lanes_in_lock_step_give_the_same(ds):
+    lanes = run(batching="vmap")
+    np.testing.assert_allclose(lanes.beta, ds.beta, rtol=1e-9)
+    np.testing.assert_array_equal(lanes.steps, ds.steps)
+
+
+def by_jax(seed, scale):
+    return network(scale * jnp.exp(jax.random.normal(jax.random.key(seed), (3,))))
+
+
+def by_numpy(seed, scale):
+    return network(scale * np.exp(np.random.default_rng(seed).normal(size=3)))
+
+
+@pytest.mark.parametrize("make_model, traced", [(by_jax, ("seed", "scale")), (by_numpy, ("scale",))])
+def test_seeds_and_scales(make_model, traced):
+    over = {"seed": [3, 1], "scale": [1.0, 0.1]}
+    problem, _ = planned(make_model, over)
+    assert problem.traced == traced
+    got = run(make_model, over=over)
+    traj = gflow.gradient_flow(make_model(1, 0.1), X, y, save=jnp.asarray(SAVE), solver=SOLVER, rtol=1e-6)
+    np.testing.assert_allclose(got.beta.sel(seed=1, scale=0.1), traj.model.beta, rtol=1e-9)
+    assert got.attrs["seed"] == "[3, 1]"
+
+
+class Sloped(eqx.Module):
+    """A number that is not trained: traced, it would be."""
+
+    w: jax.Array
+    slope: float
+
+    def __call__(self, x):
+        return self.slope * self.w @ x
+
+
+class Fixed(eqx.Module):
+    w: jax.Array
+    slope: float = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.slope * self.w @ x
+
+
+def decides(scale):
+    return network(scale if scale > 0.3 else 2 * scale)
+
+
+def coarse(scale):
+    """What it gives when traced is another model."""
+    return network(scale if isinstance(scale, float) else scale + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "make_model", [lambda scale: Sloped(jnp.ones(3), scale), lambda scale: Fixed(jnp.ones(3), scale), decides, coarse]
+)
+def test_models_that_tracing_would_change_are_called(make_model):
+    problem, layout = planned(make_model, save=[2.0, 4.0])
+    assert problem.traced == ()
+    points = next(chunks.cut(layout.shape, (5,))).points()
+    for group in models.groups(problem, points, {}):
+        for k, row in enumerate(group.rows):
+            made = make_model(problem.axes[0].values[row])
+            one = jax.tree.map(lambda leaf, k=k: leaf[k] if eqx.is_array(leaf) else leaf, group.models)
+            assert eqx.tree_equal(made, one)
+
+
+def test_a_point_without_a_model_does_not_spoil_the_others(ds):
+    def fragile(scale):
+        if float(scale) == 0.5:
+            raise ArithmeticError("no such network")
+        return network(scale)
+
+    with pytest.warns(UserWarning, match=r"make_model failed at 1 points.* at scale = 0.5 it said: Arithmetic"):
+        got = run(fragile)
+    assert int(got.status.sel(scale=0.5)) == gflow.Status.no_model and np.isnan(got.beta.sel(scale=0.5)).all()
+    rest = [0.1, 1.0, 2.0, 0.2]
+    xr.testing.assert_identical(got.sel(scale=rest).drop_attrs(), ds.sel(scale=rest).drop_attrs())
+
+
+def test_runs_that_fail_leave_gaps_and_a_status(ds):
+    steps = (ds.steps + ds.rejections).values
+    most, fewest = SCALES[int(np.argmax(steps))], SCALES[int(np.argmin(steps))]
+    got = run(over={"scale": [most, fewest]}, max_steps=int(steps.max()) - 1)
+    assert got.status.values.tolist() == [gflow.Status.max_steps, gflow.Status.success]
+    assert np.isnan(got.neg_log_loss.sel(scale=most)).any() and 0 < float(got.final_neg_log_loss[0]) < 4.0
+
+
+@pytest.mark.slow
+def test_data_sets_of_other_shapes_and_losses():
+    over = {
+        "loss": [gflow.losses.Exponential(), gflow.losses.Logistic()],
+        "data": {"wide": (X, y), "narrow": (X[:1, :2], y[:1])},
+        "scale": [0.1, 1.0],
+    }
+    with counting_compilations() as names:
+        got = run(gflow.models.DiagonalNetwork, None, None, over=over | {"depth": [2, 3]})
+    assert len([name for name in names if "compute" in name]) == 8
+    got = got.sel(depth=2)
+    assert got.loss.values.tolist() == ["exponential", "logistic"] and got.sizes["coordinate"] == 3
+    assert np.isnan(got.beta.sel(data="narrow")[..., 2]).all() and (got.status == gflow.Status.success).all()
+    at = {"loss": "logistic", "data": "narrow", "scale": 0.1}
+    model = gflow.models.DiagonalNetwork(2, 2, 0.1)
+    logistic = gflow.losses.Logistic()
+    traj = gflow.gradient_flow(model, X[:1, :2], y[:1], loss=logistic, save=jnp.asarray(SAVE), solver=SOLVER, rtol=1e-6)
+    np.testing.assert_allclose(got.beta.sel(at)[:, :2], traj.model.beta, rtol=1e-9)
+
+
+def test_the_precise_backend_by_the_same_call():
+    over, more = {"scale": ["1/8", "1"], "depth": [2, 3]}, {"save": ["10", "1e40"], "digits": 30}
+    got = gflow.sweep(dict, [[1, 2], [2, -1]], [1, 1], over=over, workers=0, progress=False, **more)
+    assert (got.status == gflow.Status.success).all() and (got.digits >= 30).all()
+    single = gflow.precise.diagonal_flow([[1, 2], [2, -1]], [1, 1], depth=3, scale="1/8", **more)
+    at = got.sel(scale="1/8", depth=3)
+    for name in ("beta", "log_time", "neg_log_loss"):
+        assert at[name].values.tolist() == single.to_xarray()[name].values.tolist()
+
+
+@pytest.mark.parametrize("lengths, most", [((1000,), 64), ((7, 41), 64), ((2, 3, 999), 64), ((5,), 1), ((9, 999), 9)])
+def test_chunks_cover_the_grid_once(lengths, most):
+    shape = chunks.extents(lengths, range(len(lengths)), most)
+    assert np.prod(shape) <= most
+    seen = np.zeros(lengths, int)
+    for chunk in chunks.cut(lengths, shape):
+        seen[chunk.region] += 1
+        assert all(a % side == 0 for a, side in zip(chunk.begin, shape, strict=True))
+        assert [tuple(p) for p in chunk.points()[:1]] == [chunk.begin] and len(chunk.points()) == chunk.size
+    assert (seen == 1).all()
+
+
+def test_chunks_hold_points_of_about_one_cost():
+    _, layout = planned(by_jax, {"scale": np.geomspace(1e-4, 1e4, 100), "seed": list(range(100))})
+    assert layout.chunk == (1, 50)
+    problem, _ = planned(over={"scale": [3.0, 1.0, 2.0]})
+    assert problem.axes[0].labels.tolist() == [1.0, 2.0, 3.0]

@@ -1,0 +1,295 @@
+"""A store loses nothing, mixes nothing, and says what is wrong with it."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from small_sweep import network, run, SCALES, X
+
+import gflow
+from gflow.sweeps import store, worker
+
+
+def content(folder):
+    """Every file of a store that is part of it (not what a killed process left half-written)."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".partial")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "whole.zarr"
+    run(store=folder)
+    return folder
+
+
+def test_store_holds_what_memory_would(whole):
+    ds = run(store=whole)
+    assert not any(v.variable._in_memory for v in ds.data_vars.values())
+    xr.testing.assert_identical(ds.load(), run())
+    plain = xr.open_zarr(whole, chunks=None, consolidated=False)
+    assert plain.scale.values.tolist() == sorted(SCALES) and set(plain.data_vars) == set(ds.data_vars)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_store_that_was_left_at_any_moment_ends_the_same(whole, tmp_path, monkeypatch):
+    """As by kill -9: after every single file that is written, and within one."""
+    computed = []
+    real_compute, real_write = worker.compute, store.OnDisk.write
+    monkeypatch.setattr(worker, "compute", lambda problem, chunk: computed.append(1) or real_compute(problem, chunk))
+
+    def dying_write(files):
+        def write(self, chunk, values):
+            names = [*(name for name in values if name != "status"), "status"]
+            for name in names[:files]:
+                self.arrays[name][chunk.region] = values[name]
+            place = self._file(names[files], chunk).with_suffix(".1.partial") if files < len(names) else None
+            if place:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(b"half")
+            raise Killed
+
+        return write
+
+    folder, points = tmp_path / "s.zarr", len(SCALES)
+    for k in range(points):
+        # Each process gets one chunk done and dies within the next, a file further each time.
+        wrote = []
+
+        def once(self, chunk, values, wrote=wrote, k=k):
+            if wrote:
+                dying_write(2 * k)(self, chunk, values)
+            wrote.append(1)
+            real_write(self, chunk, values)
+
+        monkeypatch.setattr(store.OnDisk, "write", once)
+        try:
+            run(store=folder)
+        except Killed:
+            assert len(wrote) == 1
+    monkeypatch.setattr(store.OnDisk, "write", real_write)
+    assert len(computed) <= 2 * points
+    xr.testing.assert_identical(run(store=folder), run(store=whole))
+    assert content(folder) == content(whole)
+
+
+def test_finished_points_are_not_computed_again(whole, monkeypatch):
+    monkeypatch.setattr(worker, "compute", lambda *more: pytest.fail("computed again"))
+    run(store=whole)
+
+
+def unlike(scale):
+    return network(1.5 * scale)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(rtol=1e-5), "was made with rtol = 1e-06, and this call has 1e-05; choose another store or delete it."),
+        (dict(over={"scale": [1.0, 2.0]}), "was made with scale = 0.1, 0.2, 0.5, 1.0, 2.0, and this call has 1.0, 2.0"),
+        (dict(over={"depth": [2], "scale": SCALES}), "was made over scale, and this call is over depth, scale"),
+        (dict(save=[1.0, 5.0]), "was made with save = 1.0, 4.0, and this call has 1.0, 5.0"),
+        (dict(stop=9.0), "was made with stop = 'the last save', and this call has 9.0"),
+        (dict(max_steps=99), "was made with max_steps = 100000, and this call has 99"),
+        (dict(X=2.0 * X), "was made with other data"),
+        (dict(make_model=unlike), "was made with other models"),
+        (dict(loss=gflow.losses.Exponential(reduction="sum")), "was made with loss = "),
+        (dict(solver=None), "was made with solver = "),
+        (dict(metrics={"scale_of": lambda model: model.log_scale[0]}), "was made with metrics = 'none'"),
+    ],
+)
+def test_a_store_of_other_arguments_is_refused(whole, change, message):
+    before = content(whole)
+    with pytest.raises(ValueError, match=f"store {whole} ") as caught:
+        run(**{"store": whole} | change)
+    assert message in str(caught.value)
+    assert content(whole) == before
+
+
+@pytest.mark.slow
+def test_models_and_metrics_are_known_by_what_they_compute(tmp_path):
+    folder = tmp_path / "s.zarr"
+    over = {"scale": [1.0]}
+    run(lambda scale: network(scale), over=over, store=folder, metrics={"m": lambda model: 2.0 * model.beta[0]})
+    run(network, over=over, store=folder, metrics={"m": lambda model: 2.0 * model.beta[0]})
+    with pytest.raises(ValueError, match="was made with other metrics"):
+        run(network, over=over, store=folder, metrics={"m": lambda model: 3.0 * model.beta[0]})
+
+
+def test_other_versions_may_read_but_not_go_on(whole, tmp_path):
+    import shutil
+
+    folder = tmp_path / "s.zarr"
+    shutil.copytree(whole, folder)
+    about = folder / "zarr.json"
+    about.write_text(about.read_text().replace(f'"version_gflow": "{gflow.__version__}"', '"version_gflow": "0.0.1"'))
+    assert run(store=folder).attrs["version_gflow"] == "0.0.1"
+    (folder / "status" / "c" / "0").unlink()
+    with pytest.raises(ValueError, match=r"unfinished and was made with gflow 0\.0\.1, and here is"):
+        run(store=folder)
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match=f"store {path} is there, and is no store of gflow.sweep"):
+            run(store=path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("harm", ["truncated", "empty", "flipped", "gone"])
+def test_a_damaged_chunk_is_named(whole, tmp_path, harm):
+    import shutil
+
+    folder = tmp_path / "s.zarr"
+    shutil.copytree(whole, folder)
+    file = folder / "beta" / "c" / "3" / "0" / "0"
+    was = file.read_bytes()
+    if harm == "gone":
+        file.unlink()
+    else:
+        flipped = bytes([was[0] ^ 1]) + was[1:]
+        file.write_bytes({"truncated": was[:-9], "empty": b"", "flipped": flipped}[harm])
+    with pytest.raises(ValueError, match=r"beta/c/3/0/0, a part of the store, is (damaged|missing); delete ") as caught:
+        run(store=folder)
+    # The remedy that it names.
+    mark = str(caught.value).split("delete ")[1].split(", and")[0]
+    os.unlink(mark)
+    run(store=folder)
+    assert content(folder) == content(whole)
+
+
+def test_a_full_disk_leaves_what_was_finished(whole, tmp_path, monkeypatch):
+    """The limit on the size of a file fails writes as a full disk does."""
+    folder = tmp_path / "s.zarr"
+    real = store.OnDisk.write
+    calls = []
+
+    def write(self, chunk, values):
+        calls.append(chunk)
+        if len(calls) == 3:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
+            try:
+                real(self, chunk, values)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        real(self, chunk, values)
+
+    monkeypatch.setattr(store.OnDisk, "write", write)
+    with pytest.raises(OSError, match=r"cannot be written: File too large\. 2 of 5 points are on disk and sound; when"):
+        run(store=folder)
+    monkeypatch.undo()
+    run(store=folder)
+    assert content(folder) == content(whole)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"store .*s\.zarr cannot be made: (Not a directory|File exists); name a folder"):
+        run(store=tmp_path / "file" / "s.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match=r"cannot be made: Permission denied; name a folder"):
+            run(store=tmp_path / "s.zarr")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_ctrl_c_keeps_the_store_and_says_how_to_go_on(whole, tmp_path):
+    def progress(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "s.zarr"
+    with pytest.raises(gflow.SweepInterrupted, match=r"3 of 5 points were finished\. They are in .*, and the same"):
+        run(store=folder, progress=progress)
+    xr.testing.assert_identical(run(store=folder), run(store=whole))
+    with pytest.raises(gflow.SweepInterrupted, match=r"with store= the same call could go on") as caught:
+        run(progress=progress)
+    assert int((caught.value.dataset.status == gflow.Status.success).sum()) == 3
+
+
+def test_the_bar_is_for_terminals_only(whole, capfd):
+    run(store=whole, progress=True)
+    run(over={"scale": [1.0]}, progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+SCRIPT = f"""
+import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
+import small_sweep, numpy as np
+small_sweep.run(over={{"scale": np.geomspace(0.01, 10.0, 320)}}, store=sys.argv[1], workers=int(sys.argv[2]))
+"""
+
+
+def start(folder, workers):
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(workers)], env=environment)
+
+
+def wait_for_chunks(folder, count, process):
+    marks = folder / "status" / "c"
+    while process.poll() is None and (not marks.exists() or len(list(marks.iterdir())) < count):
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_kill_9_of_a_sweep_with_workers(tmp_path, workers):
+    """A process, and its workers with it; then the rest here, as by an unbroken run."""
+    over = {"scale": np.geomspace(0.01, 10.0, 320)}
+    process = start(tmp_path / "s.zarr", workers)
+    wait_for_chunks(tmp_path / "s.zarr", 3, process)
+    process.kill()
+    assert process.wait() == -9
+    done = len(list((tmp_path / "s.zarr" / "status" / "c").iterdir()))
+    assert 3 <= done < 16
+    run(over=over, store=tmp_path / "s.zarr")
+    run(over=over, store=tmp_path / "whole.zarr")
+    assert content(tmp_path / "s.zarr") == content(tmp_path / "whole.zarr")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_store(tmp_path):
+    both = [start(tmp_path / "s.zarr", 0) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    over = {"scale": np.geomspace(0.01, 10.0, 320)}
+    run(over=over, store=tmp_path / "whole.zarr")
+    assert content(tmp_path / "s.zarr") == content(tmp_path / "whole.zarr")
+
+
+@pytest.mark.slow
+def test_kill_9_again_and_again(tmp_path):
+    """At moments that are not chosen, until nothing is left to do."""
+    kills = 0
+    wait = np.random.default_rng(0)
+    process = start(tmp_path / "s.zarr", 0)
+    wait_for_chunks(tmp_path / "s.zarr", 1, process)
+    while process.poll() is None and kills < 12:
+        process.kill()
+        process.wait()
+        kills += 1
+        done = len(list((tmp_path / "s.zarr" / "status" / "c").iterdir()))
+        process = start(tmp_path / "s.zarr", 0)
+        wait_for_chunks(tmp_path / "s.zarr", done + 1, process)
+        time.sleep(wait.uniform(0.0, 0.05))
+    assert process.wait() in (0, -9) and kills > 3
+    over = {"scale": np.geomspace(0.01, 10.0, 320)}
+    run(over=over, store=tmp_path / "s.zarr")
+    run(over=over, store=tmp_path / "whole.zarr")
+    assert content(tmp_path / "s.zarr") == content(tmp_path / "whole.zarr")
+
+
