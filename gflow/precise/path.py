@@ -220,7 +220,7 @@ class Run:
         return guess
 
     def _repeats(self, grid: LossGrid | TimeGrid) -> bool:
-        """Whether the solution before is near on the scale of a step: kinks are known up to an error relative to gamma."""
+        """Whether the solution before is near on the scale of a step: kinks are known to an error relative to gamma."""
         if isinstance(grid, TimeGrid):
             # Beside a pole two solutions are a little apart in time, and that is everything.
             return self.network.depth == 2
