@@ -14,7 +14,7 @@ from oracles import OneSample, reference, scipy_path, separable
 from test_driver import counting_compilations
 
 import gflow
-from gflow import driver
+from gflow import driver, precise
 from gflow.charts import chart_of
 from gflow.flow import Flow
 from gflow.solvers import choice, FlowTerm
@@ -70,6 +70,34 @@ def test_against_reference(name, stages):
     assert all(v < 10 for v in beta.values()), beta
     # At tight tolerances the time has been seen to miss by twice as much.
     assert all(v < (10 if rtol > 2e-10 else 30) for rtol, v in time.items()), time
+
+
+FAR = ["1", "10", "230", "2300", "1e6", "1e20", "1e100"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "seed, shape, depth, scale",
+    [
+        (0, (4, 10), 3, "1"), (1, (4, 10), 2, "1e-3"), (2, (4, 10), 3, "0.1"), (3, (3, 6), 4, "1"),
+        (4, (3, 6), 2, "1e3"), (5, (4, 10), 3, "1e3"), (6, (3, 6), 4, "1e2"), (8, (3, 6), 6, "1"),
+        (3, (10, 30), 2, "1"),
+    ],
+)  # fmt: skip
+def test_against_the_precise_backend(seed, shape, depth, scale):
+    """beta and log t from gamma = 1 to 1e100, by another method in another arithmetic."""
+    X, y = separable(seed, *shape), np.ones(shape[0])
+    truth = precise.diagonal_flow(X.tolist(), [1] * shape[0], depth=depth, scale=scale, save=FAR, digits=20)
+    assert truth.success and truth.digits >= 20
+    gammas = np.array(FAR, float)
+    beta = np.array([[float(b / g) for b in row] for row, g in zip(truth.beta, truth.neg_log_loss, strict=True)])
+    log_t = np.array([float(v) for v in truth.log_time])
+    model = gflow.models.DiagonalNetwork(shape[1], depth, float(scale))
+    for stages, rtols in ((3, (1e-4, 1e-6)), (5, (1e-4, 1e-6, 1e-8, 1e-10, 1e-11)), (7, (1e-8, 1e-11))):
+        for rtol in rtols:
+            traj = gflow.gradient_flow(model, X, y, save=gammas, rtol=rtol, solver=gflow.LogRadau(stages))
+            assert relative(traj.model.beta / gammas[:, None], beta).max() < 10 * rtol
+            assert np.all(np.abs(np.asarray(traj.log_time) - log_t) < 10 * rtol + 1e-15 * gammas)
 
 
 @pytest.mark.slow
