@@ -180,8 +180,9 @@ def targets():
             for digits, gamma in ((50, "230"), (30, "1e100"), (50, "1e100"), (50, "1e1000")):
                 took, run = limited(lambda d=data, g=gamma, k=digits, D=depth: gflow_run(d, g, k, D), 300)
                 steps = [r["steps"] + r["rejections"] for r in run.stats["runs"]] if run else None
+                wall, verified = (run.stats["seconds"], run.digits) if run else (None, None)
                 out.append({"data": name, "depth": depth, "digits": digits, "gamma": gamma, "seconds": took,
-                            "verified": run.digits if run else None, "steps": steps})  # fmt: skip
+                            "wall": wall, "verified": verified, "steps": steps})  # fmt: skip
                 print(out[-1], flush=True)
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(30, 100)).round(3)

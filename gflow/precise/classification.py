@@ -10,13 +10,14 @@ stage are V_n = log dz_n / ds, s in [0, 1] along the step. On the loss clock gam
 R = log d tau / ds = V_n - W_n follows from the second relation; on the time clock tau is known and gamma follows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flint import arb, arb_mat, ctx, fmpq
 
-from .exact import LOG2_10, log10
+from .exact import LOG2_10, log10, rounding
 from .matrix import Clock
 from .network import DualNetwork
 
@@ -78,16 +79,29 @@ class Margins:
 
     def rates(self, V: list[arb], clock: Clock) -> list[arb]:
         """dz/ds = e^V, exactly 0 where that is below rounding beside the largest at its stage."""
-        n, E = self.samples, []
-        lowest = -0.6932 * (ctx.prec + 20)
+        n, E, left_out = self.samples, [], set(clock.left_out)
+        lowest = -rounding()
         for j in range(len(V) // n):
             row = V[j * n : (j + 1) * n]
-            top = max(row) + lowest
-            E += [v.exp() if v > top else _ZERO for v in row]
+            if left_out:
+                top = max(v for k, v in enumerate(row) if k not in left_out) + lowest
+                E += [v.exp() if v > top and k not in left_out else _ZERO for k, v in enumerate(row)]
+            else:
+                top = max(row) + lowest
+                E += [v.exp() if v > top else _ZERO for v in row]
         return E
 
     def relations(self, margins: list[arb], V: list[arb], E: list[arb], clock: Clock) -> Relations:
         n, implied = self.samples, []
+        if clock.on_loss and not self.logistic:
+            # m + W = gamma - log N, and R = log sum e^V.
+            totals = (arb_mat(len(clock.gamma), n, E) * arb_mat(n, 1, [1] * n)).entries()
+            paces = [v.log().mid() for v in totals]
+            tops = [g - self.log_count + r for g, r in zip(clock.gamma, paces, strict=True) for _ in range(n)]
+            implied = [t - m for t, m in zip(tops, margins, strict=True)]
+            W = [float(v - paces[k // n]) if E[k] != 0 else -math.inf for k, v in enumerate(V)]
+            weights = np.exp(np.minimum(W, 1.0)).reshape(-1, n)
+            return Relations(implied, paces, clock.gamma, weights, self._slopes(margins))
         if clock.on_loss:
             paces, weights = [], np.zeros((len(clock.gamma), n))
             for j, gamma in enumerate(clock.gamma):
@@ -140,11 +154,14 @@ class Margins:
         """d gamma / d tau = p^T K p, for push = X^T p."""
         return sum((b * g * g for b, g in zip(slopes, push, strict=True)), arb(0))
 
+    def rate(self, run: Any, state: Any) -> arb:
+        """d gamma / d tau at a state."""
+        return self._rate(run, state)[0]
+
     def _rate(self, run: Any, state: Any) -> tuple[arb, list[arb]]:
         network = run.network
         push = (arb_mat(1, self.samples, self.velocity(state.weights)) * network.X).entries()
-        found = network.beta(state.place, [_ZERO] * network.inputs)
-        return self.slope(found[1], push, state.weights), push
+        return self.slope(network.slopes(state.place), push, state.weights), push
 
     def prefers_loss(self, run: Any, state: Any) -> bool:
         """Whether gamma, not tau, is the better clock: late, and unless the flow waits at a saddle."""

@@ -13,8 +13,10 @@ from tqdm.auto import tqdm
 from . import inputs
 from .classification import Margins
 from .exact import LOG2_10, log10, to_mpf, working_precision
+from .matrix import Failure
 from .network import DualNetwork
-from .path import Run, Settings, State, Stuck
+from .path import Run
+from .records import Settings, State, Stuck
 from .regression import Residuals
 from .result import PreciseTrajectory, whole_digits
 from .threads import one_thread
@@ -118,14 +120,14 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
     more, reached = 0, 0.0
     with _bar(points, progress) as report:
         for attempt in range(_ROUNDS):
-            settings = Settings(_stages(digits + more) + 6 * (attempt % 2), digits + 13 + more, digits + 3 + more)
+            settings = _settings(digits + more, attempt % 2)
             run = Run(network, make(), settings, seed, lambda height, attempt=attempt: report(height, attempt))
             interrupted = stuck = False
             try:
                 run.solve(points)
             except KeyboardInterrupt:
                 interrupted = True
-            except Stuck:
+            except (Stuck, Failure):
                 stuck = True
             answer.runs.append(run.path.counts)
             values = [_values(run, state) for state in run.saves]
@@ -149,21 +151,25 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
     return answer
 
 
-def _stages(digits: float) -> int:
-    """The order of collocation; measured to be near the fastest."""
-    return max(8, round(8 + 0.7 * digits))
+def _settings(digits: int, other: int) -> Settings:
+    """Order, precision and tolerance, measured to be near the fastest; those of the `other` solution all differ."""
+    stages = max(8, round(8 + 0.65 * digits)) + 6 * other
+    # States are right to more digits than rates, by which steps are chosen. Saved rates get a short step of their own,
+    # being wrong by about stages^2 times the coefficients that are left out.
+    at_saves = digits + 2 + 2 * math.log10(stages)
+    return Settings(stages, digits + 13 + 6 * other, 0.6 * digits + 3 + 2 * other, at_saves)
 
 
 def _values(run: Run, state: State) -> dict[str, list[arb]]:
     """Everything that is saved of a state."""
     run.set_precision(max(log10(state.gamma), 0.0) + run.problem.begin(state))
     network = run.network
-    found = network.beta(state.place, [arb(0)] * network.inputs)
-    assert found is not None
-    margins = (arb_mat(1, network.inputs, found[0]) * network.XT).entries()
+    beta = network.beta(state.place)
+    assert beta is not None
+    margins = (arb_mat(1, network.inputs, beta) * network.XT).entries()
     direct = run.problem.log_weights(margins, state.gamma)
     shared = {
-        "neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in found[0]],
+        "neg_log_loss": [state.gamma], "dual": state.z, "beta": [v.mid() for v in beta],
         "log_ratio": network.log_ratio(state.place),
     }  # fmt: skip
     if not run.problem.exponential:

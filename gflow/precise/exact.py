@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import mpmath
+import numpy as np
 from flint import arb, ctx, fmpq, fmpz
 
 LOG2_10 = math.log2(10.0)
@@ -112,13 +113,30 @@ def exact_sum(a: arb, b: arb) -> arb:
         return (a + b).mid()
 
 
+def rounding() -> float:
+    """-log of the largest weight beside 1 that counts as nothing at the working precision."""
+    return 0.6932 * (ctx.prec + 20)
+
+
 def log10(value: arb) -> float:
-    """log10 |value| as a float, whatever the size of the value; -inf for 0."""
+    """log10 |value| as a float, whatever the size of the value; -inf for 0, inf for what is not finite."""
+    if not value.is_finite():
+        return math.inf
     mantissa, exponent = value.mid().man_exp()
     if mantissa == 0:
         return -math.inf
     size = int(mantissa).bit_length()
     return (math.log2(abs(int(mantissa)) >> max(size - 60, 0)) + max(size - 60, 0) + int(exponent)) / LOG2_10
+
+
+def logs(values: list[arb]) -> np.ndarray:
+    """log |value| in float64, whatever the sizes; -inf for 0."""
+    floats = np.abs([float(v) for v in values])
+    with np.errstate(divide="ignore"):
+        found = np.log(floats)
+    for k in np.flatnonzero((floats < 1e-300) | (floats > 1e300)):
+        found[k] = log10(values[k]) * math.log(10.0)
+    return found
 
 
 def to_mpf(value: arb, digits: int) -> mpmath.mpf:

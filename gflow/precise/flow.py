@@ -352,8 +352,9 @@ class _Run:
         part, theta = F, self._end(F)
         for _ in range(60):
             if share < 1:
-                rows = self.tableau.interpolation([share * c for c in self.tableau.nodes])
-                part = self._collocate((taken * share).mid(), (rows * arb_mat(F) * share).mid().tolist())
+                series = self.tableau.coefficients * arb_mat(F) * share
+                values = self.tableau.evaluate(series, [share * c for c in self.tableau.nodes])
+                part = self._collocate((taken * share).mid(), arb_mat(self.order, len(self.theta), values).tolist())
                 if part is None:
                     raise ArithmeticError("a shorter step did not converge")
                 theta = self._end(part)

@@ -27,7 +27,8 @@ class LossGrid:
 
     def __post_init__(self):
         base = self.start + self.offset
-        self.growth = ((self.stop - self.start) / base).log1p().mid()
+        self.length = (self.stop - self.start).mid()
+        self.growth = (self.length / base).log1p().mid()
         self.share = -(-self.kappa * self.growth).expm1().mid() if self.kappa > 0 else self.growth
         # log of the change of v
         self.log_width = (self.share.log() - self.kappa * base.log()).mid()

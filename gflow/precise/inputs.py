@@ -106,9 +106,7 @@ def check_reachable(rows: list[list[fmpq]], targets: list[fmpq], mean: bool, las
             )
 
 
-def check_points(
-    stop: Any, save: Any, start: Callable[[], arb], unit: str = "-log L"
-) -> list[Callable[[], arb]]:
+def check_points(stop: Any, save: Any, start: Callable[[], arb], unit: str = "-log L") -> list[Callable[[], arb]]:
     """`save` and, if it is not the last of them, `stop`, as functions of the working precision."""
     if stop is None and save is None:
         raise ValueError(f"stop or save must be given, as values of {unit}.")

@@ -14,11 +14,11 @@ conditioned (accurate factorisations of graded matrices: Demmel et al. 1999, doi
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flint import arb, arb_mat, ctx, fmpq
+from flint import arb, arb_mat, fmpq
 from scipy.linalg import get_lapack_funcs
 
 from .exact import LOG2_10, log10
@@ -34,12 +34,14 @@ _INDEPENDENT = 1e-6
 
 @dataclass(eq=False)
 class Clock:
-    """What is known at the stages: log d tau / ds and d tau / ds on the time clock, gamma on the loss clock."""
+    """What is known at the stages: log d tau / ds and d tau / ds on the time clock, gamma on the loss clock; and which
+    samples are left out."""
 
     on_loss: bool
     gamma: list[arb]
     pace: list[arb]
     lengths: list[arb]
+    left_out: list[int] = field(default_factory=list)
 
 
 class Failure(Exception):
@@ -54,19 +56,14 @@ def newton_matrix(
     linear: Any,
     V: list[arb],
     E: list[arb],
-    slopes: list[arb],
+    log_slopes: np.ndarray,
 ) -> "Plain | Tied":
     n, s = network.samples, tableau.stages
     weights = linear.weights
-    if not np.all(np.isfinite(weights)):
+    if not (np.all(np.isfinite(weights)) and np.all(np.isfinite(log_slopes))):
         raise Failure("not finite")
     keep = np.max(weights, axis=0) > math.exp(_NEGLIGIBLE)
     solved = np.flatnonzero(keep)
-    precision, ctx.prec = ctx.prec, 64
-    try:
-        log_slopes = np.array([float(v.log()) for v in slopes]).reshape(s, -1)
-    finally:
-        ctx.prec = precision
     log_rates = problem.log_rates(V, clock).reshape(s, n)[:, solved]
     P, D = problem.linear(linear, clock)
     parts = (network, tableau, linear, solved.tolist(), weights[:, solved], log_slopes, log_rates)
@@ -164,7 +161,10 @@ class Plain(Matrix):
             raise Failure("not finite")
         step = self.backward(residual * self.lift[:, None])
         update = np.zeros((s, n))
-        update[:, self.solved] = step * np.exp2(self.columns)
+        with np.errstate(over="ignore"):
+            update[:, self.solved] = step * np.exp2(self.columns)
+        if not np.all(np.isfinite(update)):
+            raise Failure("not finite")
         worst = float(np.max(np.abs(step) * self.importance)) if step.size else 0.0
         return arb_mat(s, n, update.ravel().tolist()), worst
 

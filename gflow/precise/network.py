@@ -12,11 +12,14 @@ x and moved by the same increments, so that they keep their own relative accurac
 Source: Moroshko et al. 2020 (arXiv 2007.06738).
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from flint import arb, arb_mat, fmpq
+
+from .exact import logs
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,60 +69,66 @@ class DualNetwork:
         minus = [(a + self.pull * b).mid() for a, b in zip(place.minus, dx, strict=True)]
         return Place(x, plus, minus)
 
-    def beta(self, place: Place, dx: list[arb]) -> tuple[list[arb], list[arb]] | None:
-        """beta and d beta / d x at x + dx, for a flat list of increments, d per point; None beyond a pole."""
-        return self._exponential(place, dx) if self.depth == 2 else self._power(place, dx)
+    def beta(self, place: Place, dx: list[arb] | None = None) -> list[arb] | None:
+        """beta at x + dx, for a flat list of increments, d per point (at x itself without); None beyond a pole."""
+        if self.depth == 2:
+            four = arb(4)
+            points = zip(self._tile(place.x, dx), self._tile([2 * v for v in self.squares], dx), strict=True)
+            if dx is None:
+                return [c * (four * x).sinh() for x, c in points]
+            return [c * (four * (x + step)).sinh() for (x, c), step in zip(points, dx, strict=True)]
+        plus, minus, shift = self._sides(place, dx)
+        zero = arb(0)
+        if not all(p > zero and m > zero for p, m in zip(plus, minus, strict=True)):
+            return None
+        rest = self._tile(self.rest, dx)
+        middle = self._tile([self.pull * v for v in place.x], dx)
+        if shift is not None:
+            middle = [a + b for a, b in zip(middle, shift, strict=True)]
+        sides = zip(plus, minus, middle, rest, strict=True)
+        # w = D (D-2) (x + dx) = (m - p)/2, and p + m = 2 rest. In D = 3 and 4 the difference of powers is a product, so
+        # that nothing cancels where x is small.
+        if self.depth == 3:
+            ends = self._tile([4 * r * r for r in self.rest], dx)
+            products = [p * m for p, m in zip(plus, minus, strict=True)]
+            return [2 * w * (c - q) / (q * q * q) for w, c, q in zip(middle, ends, products, strict=True)]
+        if self.depth == 4:
+            return [4 * w * r / (p * m) ** 2 for p, m, w, r in sides]
+        power = arb(fmpq(self.depth, self.depth - 2))
+        return [_power_gap(p, m, w / r, power) for p, m, w, r in sides]
 
-    def _exponential(self, place: Place, dx: list[arb]) -> tuple[list[arb], list[arb]]:
-        values, slopes = [], []
-        d = self.inputs
-        for i in range(d):
-            x, square = place.x[i], self.squares[i]
-            four = 4 * square
-            for step in dx[i::d]:
-                y = 4 * (x + step)
-                if abs(y) < 1:
-                    sinh, cosh = y.sinh_cosh()
-                    values.append(2 * square * sinh)
-                    slopes.append(8 * square * cosh)
-                else:
-                    up = y.exp()
-                    down = 1 / up
-                    values.append(square * (up - down))
-                    slopes.append(four * (up + down))
-        return _interleave(values, d), _interleave(slopes, d)
+    def slopes(self, place: Place, dx: list[arb] | None = None) -> list[arb]:
+        """d beta / d x at the same points."""
+        if self.depth == 2:
+            x = place.x if dx is None else [a + b for a, b in zip(self._tile(place.x, dx), dx, strict=True)]
+            return [8 * c * (4 * v).cosh() for v, c in zip(x, self._tile(self.squares, dx), strict=True)]
+        plus, minus, _ = self._sides(place, dx)
+        power, square = arb(fmpq(2 - 2 * self.depth, self.depth - 2)), self.depth**2
+        return [square * (p**power + m**power) for p, m in zip(plus, minus, strict=True)]
 
-    def _power(self, place: Place, dx: list[arb]) -> tuple[list[arb], list[arb]] | None:
-        d, depth, pull = self.inputs, self.depth, self.pull
-        values, slopes = [], []
-        square = depth * depth
-        power = arb(fmpq(depth, depth - 2))
-        for i in range(d):
-            x, plus, minus, rest = place.x[i], place.plus[i], place.minus[i], self.rest[i]
-            for step in dx[i::d]:
-                shift = pull * step
-                p, m = plus - shift, minus + shift
-                if not (p > 0 and m > 0):
-                    return None
-                # In D = 3 and 4 the difference of powers is a product: no cancellation for small x.
-                if depth == 3:
-                    p2, m2 = p * p, m * m
-                    product = p * m
-                    values.append(2 * pull * (x + step) * (m2 + product + p2) / (product * product * product))
-                    slopes.append(square * (1 / (p2 * p2) + 1 / (m2 * m2)))
-                elif depth == 4:
-                    p2, m2 = p * p, m * m
-                    values.append(2 * pull * (x + step) * (m + p) / (p2 * m2))
-                    slopes.append(square * (1 / (p2 * p) + 1 / (m2 * m)))
-                else:
-                    w = pull * (x + step) / rest
-                    up, down = (-power * p.log()).exp(), (-power * m.log()).exp()
-                    if abs(w) < 0.125:
-                        values.append(2 * (power * (p * m).log() / -2).exp() * (power * w.atanh()).sinh())
-                    else:
-                        values.append(up - down)
-                    slopes.append(square * (up / p + down / m))
-        return _interleave(values, d), _interleave(slopes, d)
+    def log_slopes(self, place: Place, dx: list[arb]) -> np.ndarray:
+        """log of the slopes in float64, shape (points, d)."""
+        if self.depth == 2:
+            y = np.array([float(4 * (a + b)) for a, b in zip(self._tile(place.x, dx), dx, strict=True)])
+            found = np.logaddexp(y, -y).reshape(-1, self.inputs)
+            return found + logs([4 * v for v in self.squares])
+        plus, minus, _ = self._sides(place, dx)
+        power = (2 - 2 * self.depth) / (self.depth - 2)
+        found = 2 * math.log(self.depth) + np.logaddexp(power * logs(plus), power * logs(minus))
+        return found.reshape(-1, self.inputs)
+
+    def _tile(self, column: list[arb], dx: list[arb] | None) -> list[arb]:
+        return column if dx is None else column * (len(dx) // self.inputs)
+
+    def _sides(self, place: Place, dx: list[arb] | None) -> tuple[list[arb], list[arb], list[arb] | None]:
+        """The distances to both poles, and D (D - 2) dx."""
+        if dx is None:
+            return place.plus, place.minus, None
+        pull = arb(self.pull)
+        shift = [pull * v for v in dx]
+        plus = [a - b for a, b in zip(self._tile(place.plus, dx), shift, strict=True)]
+        minus = [a + b for a, b in zip(self._tile(place.minus, dx), shift, strict=True)]
+        return plus, minus, shift
 
     def log_ratio(self, place: Place) -> list[arb]:
         """log(u_+ / alpha) for every coordinate, then log(u_- / alpha)."""
@@ -141,7 +150,8 @@ class DualNetwork:
         return Fraction(self.depth - 2, self.depth)
 
 
-def _interleave(columns: list[arb], d: int) -> list[arb]:
-    """From coordinate-major to point-major order."""
-    points = len(columns) // d
-    return [columns[i * points + j] for j in range(points) for i in range(d)]
+def _power_gap(p: arb, m: arb, w: arb, power: arb) -> arb:
+    """p^-power - m^-power, for p : m = 1 - w : 1 + w."""
+    if abs(w) < 0.125:
+        return 2 * (p * m) ** (-power / 2) * (power * w.atanh()).sinh()
+    return p**-power - m**-power

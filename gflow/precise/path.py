@@ -10,106 +10,19 @@ import bisect
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
 from flint import arb, arb_mat, ctx
 
-from .exact import exact_sum, LOG2_10, log10
+from . import waking
+from .errors import gamma_error, rate_error
+from .exact import exact_sum, LOG2_10, log10, logs
 from .grids import LossGrid, TimeGrid
 from .matrix import Failure
 from .network import DualNetwork, Place
+from .records import Path, Record, Settings, State, Stuck
 from .stages import solve, Stages, TooRough
-from .tableau import legendre_floats, radau, Tableau
-
-
-@dataclass(eq=False)
-class State:
-    """A point of the flow. `record` is the step that led here; log t follows from it when asked for,
-    moved on by `late` in tau and `ahead` in gamma."""
-
-    z: list[arb]
-    place: Place
-    gamma: arb
-    tau: arb
-    weights: list[arb]
-    record: "Record | None" = None
-    late: arb = field(default_factory=arb)
-    ahead: arb = field(default_factory=arb)
-
-    @property
-    def step(self) -> "Record":
-        assert self.record is not None
-        return self.record
-
-
-@dataclass(eq=False)
-class Record:
-    """An accepted step."""
-
-    grid: LossGrid | TimeGrid
-    tableau: Tableau
-    before: State
-    stages: Stages
-    values: list[arb]
-    polynomial: arb_mat
-    sizes: list[float]
-    asleep: list[int]
-    time_factor: arb | None = None
-
-
-@dataclass(eq=False)
-class Settings:
-    """Order and accuracy of a run, in decimal digits: `digits` carried, `tolerance` of a step."""
-
-    stages: int
-    digits: float
-    tolerance: float
-
-
-@dataclass(eq=False)
-class Path:
-    records: list[Record] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"steps": 0, "rejections": 0, "newton": 0, "factorizations": 0, "bits": 0}
-    )
-
-    def find(self, grid: LossGrid | TimeGrid, nodes: list[arb]) -> list[tuple[Record, arb]] | None:
-        """The step and position in it of every node, if steps of the same clock hold them all."""
-        found, index = [], 0
-        loss = isinstance(grid, LossGrid)
-        points = grid.points(nodes)
-        low, high = 0, len(self.records) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            before = self.records[middle].before
-            if (before.gamma if loss else before.tau) <= points[0]:
-                low = middle
-            else:
-                high = middle - 1
-        index = low
-        for value in points:
-            while index < len(self.records):
-                record = self.records[index]
-                if isinstance(record.grid, LossGrid) is loss:
-                    end = record.grid.end
-                    if value <= end * (1 + arb((1, -30))):
-                        break
-                index += 1
-            else:
-                return None
-            position = record.grid.position(value)
-            if not (position > -0.01 and position < 1.01):
-                return None
-            found.append((record, position))
-        return found
-
-
-
-
-class Stuck(Exception):
-    """The steps shrank to nothing; `path` and `saves` hold the run so far."""
+from .tableau import radau, Tableau, useful_degree
 
 
 class Run:
@@ -127,6 +40,7 @@ class Run:
         self.path = Path()
         self.saves: list[State] = []
         self.height = self.extra = self.lost = 0.0
+        self.tolerance = settings.tolerance
 
     def set_precision(self, height: float) -> Tableau:
         """Enough bits for margins of 10^height to have their digits behind the point."""
@@ -164,19 +78,32 @@ class Run:
     def _advance(self, state: State, size: float | None, last: Callable[[], arb]) -> tuple[State, float]:
         """An accepted step, and the size to try next."""
         on_loss, self.lost = self.problem.prefers_loss(self, state), self.problem.begin(state)
+        # Errors contract on the loss clock. At saddles they grow.
+        calm = on_loss or (self.problem.exponential and self.network.depth == 2)
+        self.tolerance = self.settings.tolerance if calm else self.settings.at_saves
         if state.record is None or isinstance(state.record.grid, LossGrid) is not on_loss:
             size = None
         failures = 0
+        self.set_precision(log10(state.gamma) if on_loss else 0.0)
+        asleep = waking.sleepers(state.weights) if on_loss else []
+        limits = waking.limits(self, state, asleep, self.tolerance) if on_loss else waking.Limits()
         while failures < 400:
-            grid, tableau, size = self._propose(state, on_loss, size, last)
+            grid, tableau, size = self._propose(state, on_loss, size, last, limits)
+            limits.start = None
+            state = self._deepen(state, grid)
             inspect = functools.partial(self._hopeless, state, tableau)
             try:
                 guess = self._guess(state, grid, tableau)
-                stages = solve(
-                    self.network, self.problem, tableau, state.place, grid.clock(tableau.nodes), guess,
-                    self.settings.digits - 3 + self.extra, self.path.counts, inspect,
-                )  # fmt: skip
-                new, error = self._finish(state, grid, tableau, stages)
+                new, error = self._solve(state, grid, tableau, guess, asleep, inspect)
+                for _ in range(20 if asleep else 0):
+                    end = waking.wake(new.step, asleep, self.tolerance)
+                    if end is None:
+                        break
+                    grid = cast(LossGrid, grid).cut(end)
+                    size = float((grid.length / state.gamma).log1p())
+                    new, error = self._part(new.step, grid)
+                if waking.wakes(new.weights, asleep):
+                    raise Failure("a sample woke up on the way")
             except TooRough as rough:
                 error = rough.error
             except Failure:
@@ -186,29 +113,33 @@ class Run:
                 size = size * shrink if on_loss else size + math.log(shrink)
                 continue
             else:
-                if error + self.settings.tolerance < 0.5:
+                if error + self.tolerance < 0.5:
                     self.path.counts["steps"] += 1
                     self.path.records.append(new.step)
-                    room = -error - self.settings.tolerance
+                    room = -error - self.tolerance
                     rounding = error < -self.settings.digits - 1.0
                     if failures == 0 and rounding and (reach := self._reach(new.step.sizes)) > 0:
-                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e6, 1.0)
+                        return new, self._resize(grid, size, reach * (self.settings.stages - 0.5), 1e15, 1.0)
+                    if failures == 0 and (before := state.record) is not None and type(before.grid) is type(grid):
+                        # What the last two steps foretell (Gustafsson 1994, doi 10.1145/198429.198437).
+                        lengthened = log10(grid.length) - log10(before.grid.length)
+                        room = min(room, room + before.error - error + lengthened * (self.settings.stages - 0.5))
                     return new, self._resize(grid, size, room, 4.0 if failures == 0 else 1.0, 0.2)
             self.path.counts["rejections"] += 1
             failures += 1
-            size = self._resize(grid, size, -error - self.settings.tolerance, 0.7, 0.1)
+            size = self._resize(grid, size, -error - self.tolerance, 0.7, 0.1)
         raise Stuck
 
     def _hopeless(self, state: State, tableau: Tableau, E: list[arb], known: float) -> None:
         """Give up a step early, once its rates are known well enough to see that it is too long."""
-        if known + self.settings.tolerance < -3.0:
+        if known + self.tolerance < -3.0:
             return
-        error = self._error(state, state.place, tableau, E)
-        if error > max(known + 3.0, 2.0 - self.settings.tolerance):
+        error = rate_error(self.network, self.problem, state.place, state.place, tableau, E)
+        if error > max(known + 3.0, 2.0 - self.tolerance):
             raise TooRough(error)
 
     def _propose(
-        self, state: State, on_loss: bool, size: float | None, last: Callable[[], arb]
+        self, state: State, on_loss: bool, size: float | None, last: Callable[[], arb], limits: waking.Limits
     ) -> tuple[LossGrid | TimeGrid, Tableau, float]:
         """The grid of the next step; `size` is log(gamma ratio), or log of the length in tau."""
         if on_loss:
@@ -218,12 +149,14 @@ class Run:
                 # Physical time is not slaved to gamma yet; its equation has to be resolved as well.
                 size = min(size, 0.7)
             here = log10(state.gamma)
-            tableau = self.set_precision(min(here + size / math.log(10.0), self.height))
-            stop, end = last(), (state.gamma * arb(size).exp()).mid()
+            # Distances to a pole shrink by gamma^-kappa, and their relative accuracy is that of margins.
+            there = min(here + size / math.log(10.0), self.height)
+            tableau = self.set_precision(there + float(self.problem.exponent) * (there - here))
+            stop, end = last(), limits.apply(state.gamma, (state.gamma * arb(size).expm1()).mid())
             # Not so near to the end that the last step would be tiny.
             if end > stop or (stop - end) < (end - state.gamma) * arb("0.05"):
                 end = stop
-                size = float((end / state.gamma).log())
+            size = float(((end - state.gamma) / state.gamma).log1p())
             return LossGrid(state.gamma, end, self.problem.offset, self.problem.kappa), tableau, size
         length: float = self.problem.first_length(self, state) if size is None else size
         # A coordinate on its way to a pole stops before it, by a factor at a time.
@@ -250,7 +183,7 @@ class Run:
     def _resize(self, grid: Any, size: float, room: float, most: float, least: float) -> float:
         """The size at which the error would be at the tolerance, from `room` decades between the two."""
         room = (room - 0.3) / (self.settings.stages - 0.5)
-        factor = min(max(10.0**min(max(room, -6.0), 6.0), least), most)
+        factor = min(max(10.0 ** min(max(room, -6.0), 15.0), least), most)
         if isinstance(grid, TimeGrid):
             return size + math.log(factor)
         return size * factor
@@ -263,11 +196,10 @@ class Run:
         noise = 6.0 - self.settings.digits
         rates = [(c - max(sizes[0], 0.0)) / k for k, c in enumerate(sizes) if k > 0 and c > noise]
         rate = max(rates, default=noise)
-        return -0.8 * self.settings.tolerance / self.settings.stages - rate
+        return -0.8 * self.tolerance / self.settings.stages - rate
 
     def _guess(self, state: State, grid: Any, tableau: Tableau) -> list[arb]:
-        # Beside a pole two solutions are a little apart in time, and that is everything.
-        if self.seed is not None and (isinstance(grid, LossGrid) or self.network.depth == 2):
+        if self.seed is not None and self._repeats(grid):
             found = self.seed.find(grid, tableau.nodes)
             if found is not None:
                 return self._interpolate(found, grid)
@@ -276,12 +208,9 @@ class Run:
             return self.problem.first_guess(self, state, grid, tableau)
         place_in: Any = record.grid.positions
         positions = place_in(grid, tableau.nodes)
-        degree = _useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
-        rows = arb_mat([record.tableau.monic_legendre(degree, 2 * p - 1) for p in positions])
-        leading = record.tableau.leading
-        terms = zip(record.polynomial.tolist()[: degree + 1], leading, strict=False)
-        columns = arb_mat([[v * a for v in row] for row, a in terms])
-        guess = self.problem.restore((rows * columns).entries(), grid)
+        degree = useful_degree(record.sizes, 2 * float(positions[-1]) - 1)
+        coefficients = arb_mat(record.polynomial.tolist()[: degree + 1])
+        guess = self.problem.restore(record.tableau.evaluate(coefficients, positions), grid)
         # Where a weight is nothing its logarithm may be a wild function of v: its last value does.
         n = self.network.samples
         top = max(range(n), key=lambda k: float(state.weights[k]))
@@ -289,6 +218,13 @@ class Run:
             below = state.weights[k] - state.weights[top]
             guess[k::n] = [(v + below).mid() for v in guess[top::n]]
         return guess
+
+    def _repeats(self, grid: LossGrid | TimeGrid) -> bool:
+        """Whether the solution before is near on the scale of a step: kinks are known to an error relative to gamma."""
+        if isinstance(grid, TimeGrid):
+            # Beside a pole two solutions are a little apart in time, and that is everything.
+            return self.network.depth == 2
+        return log10(grid.start + 1) - log10(grid.length) < self.tolerance - 15.0
 
     def _interpolate(self, found: list[tuple[Record, arb]], grid: Any) -> list[arb]:
         guess: list[arb] = []
@@ -298,9 +234,8 @@ class Run:
             stop = start
             while stop < len(found) and found[stop][0] is record:
                 stop += 1
-            rows = record.tableau.interpolation([p for _, p in found[start:stop]])
-            values = arb_mat(record.tableau.stages, self.network.samples, record.values)
-            part = self.problem.restore((rows * values).entries(), grid)
+            values = record.tableau.evaluate(record.polynomial, [p for _, p in found[start:stop]])
+            part = self.problem.restore(values, grid)
             n, nodes = self.network.samples, [float(c) for c in record.tableau.nodes]
             for k in record.asleep:
                 near = [min(bisect.bisect_left(nodes, float(p)), len(nodes) - 1) for _, p in found[start:stop]]
@@ -309,82 +244,71 @@ class Run:
             start = stop
         return guess
 
-    def _finish(self, state: State, grid: Any, tableau: Tableau, stages: Stages) -> tuple[State, float]:
+    def _solve(
+        self, state: State, grid: Any, tableau: Tableau, guess: list[arb], left_out: list[int], inspect: Any = None,
+        deeper: float = 0.0,
+    ) -> tuple[State, float]:  # fmt: skip
+        """The state at the end of a step, and the error of the step."""
+        clock = grid.clock(tableau.nodes)
+        clock.left_out = left_out
+        if isinstance(grid, LossGrid):
+            # Distances to a pole shrink along the step.
+            deeper += float(grid.kappa * grid.growth) / math.log(10.0)
+        stages = solve(
+            self.network, self.problem, tableau, state.place, clock, guess,
+            self.settings.digits - 6 + self.extra + deeper, self.path.counts, inspect,
+        )  # fmt: skip
+        return self._finish(state, grid, tableau, stages, left_out)
+
+    def _finish(
+        self, state: State, grid: Any, tableau: Tableau, stages: Stages, left_out: list[int]
+    ) -> tuple[State, float]:
         network = self.network
         n, d, s = network.samples, network.inputs, tableau.stages
         z = [(a + b).mid() for a, b in zip(state.z, stages.dz[-n:], strict=True)]
         place = network.move(state.place, stages.dx[-d:])
-        error = self._error(state, place, tableau, stages.E)
+        error = rate_error(network, self.problem, state.place, place, tableau, stages.E)
         values = self.problem.store(stages.V, grid)
         polynomial = (tableau.coefficients * arb_mat(s, n, values)).mid()
         active = [k for k in range(n) if stages.E[-n + k] != 0]
-        unit = log10(self.problem.unit)
-        sizes = [max((log10(row[k]) for k in active), default=-math.inf) - unit for row in polynomial.tolist()]
+        sizes = logs(polynomial.entries()).reshape(s, n)[:, active].max(axis=1, initial=-math.inf) / math.log(10.0)
+        sizes -= log10(self.problem.unit)
         asleep = [k for k in range(n) if self.problem.exponential and all(v == 0 for v in stages.E[k::n])]
-        record = Record(grid, tableau, state, stages, values, polynomial, sizes, asleep)
         if isinstance(grid, LossGrid):
             gamma, tau = grid.stop, (state.tau + sum(stages.dz[-n:], arb(0))).mid()
-            pace = stages.pace[-1]
+            pace = self.problem.pace(stages.E[-n:], grid.stop)[0].log()
             weights = [(v - pace).mid() for v in stages.V[-n:]]
         else:
             margins = self.margins(place)
             if self.problem.exponential:
-                error = max(error, self._gamma_error(tableau, stages.gamma))
+                error = max(error, gamma_error(tableau, stages.gamma))
             if self.problem.exponential and stages.gamma[-1] > 10 * state.gamma.max(arb(1)):
                 raise Failure("past where the loss clock takes over")
             gamma, tau = self.problem.gamma(margins).mid(), exact_sum(grid.start, grid.length)
             weights = self.problem.log_weights(margins, gamma)
+        record = Record(grid, tableau, state, stages, values, polynomial, sizes.tolist(), asleep, left_out, error)
         return State(z, place, gamma, tau, weights, record), error
 
     def margins(self, place: Place) -> list[arb]:
-        found = self.network.beta(place, [arb(0)] * self.network.inputs)
-        if found is None:
+        beta = self.network.beta(place)
+        if beta is None:
             raise Failure("beyond the pole")
-        return (arb_mat(1, self.network.inputs, found[0]) * self.network.XT).mid().entries()
-
-    def _error(self, state: State, place: Place, tableau: Tableau, E: list[arb]) -> float:
-        """log10 of the last Legendre coefficients of dz/ds: relative to it, and as a relative change of beta."""
-        network, s = self.network, tableau.stages
-        n = network.samples
-        last = arb_mat(tableau.coefficients.tolist()[s - 2 :]) * arb_mat(s, n, E)
-        # The rates at both ends and in the middle stand for the largest; residuals need digits at the end, where they
-        # are smaller.
-        largest = max(log10(v) for k in (0, s // 2, s - 1) for v in E[k * n : (k + 1) * n])
-        if not self.problem.exponential:
-            largest = min(max(log10(v) for v in E[k * n : (k + 1) * n]) for k in (0, s - 1))
-        scale = max(log10(v) for v in place.x)
-        scale = math.inf if scale == -math.inf else scale
-        spreads = zip(network.spread(state.place), network.spread(place), strict=True)
-        room = [min(log10(a), log10(b), scale) for a, b in spreads]
-        unit = max(max(log10(v) for v in last.entries()), -1e15)
-        scale = arb((1, -int(unit * LOG2_10)))
-        relative = np.array([float(v * scale) for v in last.entries()]).reshape(2, n)
-        if not np.all(np.isfinite(relative)):
-            return math.inf
-        moved = np.max(np.abs(relative @ network.floats) * np.array([[0.1], [1.0]]), axis=0)
-        own = math.log10(max(float(np.max(np.abs(relative) * np.array([[0.1], [1.0]]))), 1e-300)) - largest
-        through = max(math.log10(max(float(v), 1e-300)) - r for v, r in zip(moved, room, strict=True))
-        return max(own, through) + unit
-
-    def _gamma_error(self, tableau: Tableau, gamma: list[arb]) -> float:
-        """log10 of the last Legendre coefficients of gamma on the time clock, which physical time depends on."""
-        last = arb_mat(tableau.coefficients.tolist()[-2:]) * arb_mat(len(gamma), 1, gamma)
-        return max(log10(v) for v in last.entries()) - max(log10(gamma[-1]), 0.0)
+        return (arb_mat(1, self.network.inputs, beta) * self.network.XT).mid().entries()
 
     # -- saves ---------------------------------------------------------------------------------------------------------
 
     def _save(self, target: arb, state: State) -> State:
         record = state.step
+        if isinstance(record.grid, LossGrid):
+            return self._save_rates(state, target)
         if target == state.gamma:
             return state
-        if isinstance(record.grid, LossGrid):
-            return self._part(record, record.grid.cut(target))
         # On the time clock the length is found by Newton's method, on log gamma where gamma is small.
         length = (record.grid.length * self._when(record, target)).mid()
         low, high = arb(0), record.grid.length
         for _ in range(200):
             try:
-                saved = self._part(record, TimeGrid(record.grid.start, length))
+                saved, _ = self._part(record, TimeGrid(record.grid.start, length))
                 landed = self._land(saved, target)
             except Failure:
                 # Too far beside the pole for one linear step.
@@ -400,15 +324,54 @@ class Run:
             length = (length if length > low and length < high else (low + high) / 2).mid()
         raise Stuck
 
-    def _part(self, record: Record, grid: LossGrid | TimeGrid) -> State:
-        """The state at the end of a shorter step from where `record` starts."""
+    def _save_rates(self, state: State, target: arb) -> State:
+        """A state of the loss clock, at the end of a step so short that its rates are right as well."""
+        record = state.step
+        whole = cast(LossGrid, record.grid)
+        saved, error = (state, record.error) if target == state.gamma else self._part(record, whole.cut(target))
+        for _ in range(4):
+            excess = error + self.settings.at_saves
+            if excess < 0.5:
+                break
+            grid, tableau = cast(LossGrid, saved.step.grid), saved.step.tableau
+            share = arb(min(10.0 ** (-(excess + 1.0) / (self.settings.stages - 0.5)), 0.8))
+            try:
+                middle = self._part(record, whole.cut(grid.clock([1 - share]).gamma[0]))[0]
+                grid = LossGrid(middle.gamma, target, grid.offset, grid.kappa)
+                guess = self._interpolate([(record, p) for p in whole.positions(grid, tableau.nodes)], grid)
+                saved, error = self._solve(middle, grid, tableau, guess, record.left_out)
+            except Failure:
+                break
+        return saved
+
+    def _deepen(self, state: State, grid: LossGrid | TimeGrid) -> State:
+        """Solve the step before to more digits, if the next one is far shorter.
+
+        Margins at its end are wrong by its length times the error in V; the next step makes up for that within its own.
+        """
+        record = state.record
+        if record is None or not (isinstance(grid, LossGrid) and isinstance(record.grid, LossGrid)):
+            return state
+        shrunk = log10(record.grid.length) - log10(grid.length)
+        if shrunk < record.deeper + 5.0:
+            return state
+        try:
+            new, _ = self._solve(
+                record.before, record.grid, record.tableau, record.stages.V, record.left_out, deeper=shrunk + 3.0
+            )
+        except Failure:
+            # At the level of rounding already.
+            record.deeper = shrunk + 3.0
+            return state
+        new.step.deeper = shrunk + 3.0
+        self.path.records[-1] = new.step
+        return new
+
+    def _part(self, record: Record, grid: LossGrid | TimeGrid) -> tuple[State, float]:
+        """The state at the end of a shorter step from where `record` starts, and its error."""
         tableau, positions = record.tableau, cast(Any, record.grid).positions
         guess = self._interpolate([(record, p) for p in positions(grid, tableau.nodes)], grid)
-        stages = solve(
-            self.network, self.problem, tableau, record.before.place, grid.clock(tableau.nodes), guess,
-            self.settings.digits - 3 + self.extra, self.path.counts,
-        )  # fmt: skip
-        return self._finish(record.before, grid, tableau, stages)[0]
+        return self._solve(record.before, grid, tableau, guess, record.left_out)
 
     def _when(self, record: Record, target: arb) -> arb:
         """About where in a step of the time clock gamma has the value `target`."""
@@ -426,21 +389,11 @@ class Run:
     def _land(self, state: State, target: arb) -> State:
         """Move a state of the time clock by the last bit to gamma = target."""
         network = self.network
-        found = network.beta(state.place, [arb(0)] * network.inputs)
-        assert found is not None
         rates = self.problem.velocity(state.weights)
         push = (arb_mat(1, network.samples, rates) * network.X).entries()
-        slope = self.problem.slope(found[1], push, state.weights)
+        slope = self.problem.slope(network.slopes(state.place), push, state.weights)
         late = ((target - state.gamma) / slope).mid()
         place = network.move(state.place, [late * p for p in push])
         z = [(a + late * b).mid() for a, b in zip(state.z, rates, strict=True)]
         weights = self.problem.log_weights(self.margins(place), target)
         return State(z, place, target, exact_sum(state.tau, late), weights, state.record, late, target - state.gamma)
-
-
-def _useful_degree(sizes: list[float], x: float) -> int:
-    """The degree at which the terms |c_k| P_k(x) of a continued Legendre series are smallest."""
-    growth = legendre_floats(len(sizes), max(x, 1.0))
-    terms = [c + (math.log10(p) if math.isfinite(p) else 400.0) for c, p in zip(sizes, growth, strict=True)]
-    best = min(range(len(terms)), key=lambda k: (max(terms[k], terms[k - 1] if k else terms[k]), k))
-    return max(best, 0)

@@ -91,10 +91,10 @@ class Residuals:
         """log of a step in t in which beta and the residuals keep their order of magnitude."""
         network = run.network
         push = (arb_mat(1, self.samples, state.weights) * network.X).entries()
-        found = network.beta(state.place, [_ZERO] * network.inputs)
+        slopes = network.slopes(state.place)
         rooms = network.spread(state.place)
         lengths = [float((r / abs(g)).log()) for r, g in zip(rooms, push, strict=True) if log10(g) > -1e6]
-        stiffness = sum((b * v * v for row in network.exact for b, v in zip(found[1], row, strict=True)), _ZERO)
+        stiffness = sum((b * v * v for row in network.exact for b, v in zip(slopes, row, strict=True)), _ZERO)
         return min([*lengths, -float((stiffness / self.count).log())]) - 1.5
 
     def first_guess(self, run: Any, state: Any, grid: Any, tableau: Tableau) -> list[arb]:

@@ -36,8 +36,6 @@ class Stages:
     iterations: int
 
 
-
-
 class TooRough(Exception):
     """The step is too long for its accuracy; `error` is log10 of the estimate."""
 
@@ -69,15 +67,15 @@ def solve(
         counts["newton"] += 1
         E = problem.rates(V, clock)
         dz, dx = _increments(network, tableau, E)
-        found = network.beta(place, dx)
-        if found is None:
+        beta = network.beta(place, dx)
+        if beta is None:
             raise Failure("beyond the pole")
         if inspect is not None and last < -14.0:
             inspect(E, last / LOG2_10)
-        margins = (arb_mat(s, network.inputs, found[0]) * network.XT).entries()
+        margins = (arb_mat(s, network.inputs, beta) * network.XT).entries()
         linear = problem.relations(margins, V, E, clock)
         if matrix is None or last > -20.0 or matrix.misses(linear):
-            matrix = newton_matrix(network, problem, tableau, clock, linear, V, E, found[1])
+            matrix = newton_matrix(network, problem, tableau, clock, linear, V, E, network.log_slopes(place, dx))
             counts["factorizations"] += 1
         # Residuals are scaled into the range of float64 by the size of the last update.
         shift = int(last) if -1e9 < last < -40.0 else 0
@@ -88,7 +86,8 @@ def solve(
         V = (unknown - update * arb((1, shift - damping))).mid().entries()
         moved = -math.inf
         for k in matrix.implied:
-            moved = max(moved, _moved(V[k::n], linear.implied[k::n], linear.pace))
+            if k not in clock.left_out:
+                moved = max(moved, _moved(V[k::n], linear.implied[k::n], linear.pace))
             V[k::n] = [v.mid() for v in linear.implied[k::n]]
         gain = size - last
         if moved < goal and (size < goal or (gain < -10.0 and size + max(gain, -40.0) < goal)):
@@ -115,5 +114,3 @@ def _moved(V: list[arb], implied: list[arb], pace: list[arb]) -> float:
 def _increments(network: DualNetwork, tableau: Tableau, E: list[arb]) -> tuple[list[arb], list[arb]]:
     dz = tableau.integrals * arb_mat(tableau.stages, network.samples, E)
     return dz.entries(), (dz * network.X).entries()
-
-

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from flint import arb, arb_mat, ctx
+from flint import arb, arb_mat, arb_poly, ctx, fmpq_poly
 from scipy.special import roots_jacobi
 
 from .exact import working_precision
@@ -30,7 +30,7 @@ class Tableau:
     - `integrals` (s, s): A, the integrals of the Lagrange polynomials from 0 to c_i.
     - `coefficients` (s, s): from values at the nodes to Legendre coefficients on [-1, 1].
     - `integrals_float`: A in float64. `barycentric`: weights of the barycentric interpolation formula.
-    - `leading`, `recurrence`: P_k = leading_k p_k, where p_(k+1) = t p_k - recurrence_k p_(k-1).
+    - `last` (2, s): the last two rows of `coefficients`. `powers` (s, s): t^j in P_k.
     """
 
     nodes: list[arb]
@@ -38,28 +38,19 @@ class Tableau:
     coefficients: arb_mat
     integrals_float: np.ndarray
     barycentric: list[arb]
-    leading: list[arb]
-    recurrence: list[arb]
+    last: arb_mat
+    powers: list[list[arb]]
 
-    def monic_legendre(self, count: int, t: arb) -> list[arb]:
-        """p_0(t), ..., p_count(t), as cheap as can be."""
-        values = [arb(1), t]
-        for b in self.recurrence[1:count]:
-            values.append(t * values[-1] - b * values[-2])
-        return values[: count + 1]
-
-    def interpolation(self, positions: list[arb]) -> arb_mat:
-        """Rows that take values at the nodes to values at positions in [0, 1]."""
-        rows = []
-        for p in positions:
-            gaps = [(p - c).mid() for c in self.nodes]
-            if any(g == 0 for g in gaps):
-                rows.append([arb(1) if g == 0 else arb(0) for g in gaps])
-                continue
-            row = [w / g for w, g in zip(self.barycentric, gaps, strict=True)]
-            total = sum(row[1:], row[0])
-            rows.append([v / total for v in row])
-        return arb_mat(rows)
+    def evaluate(self, coefficients: arb_mat, positions: list[arb]) -> list[arb]:
+        """Values of Legendre series, one a column, at positions in units of the step; position-major."""
+        count, columns = coefficients.nrows(), coefficients.ncols()
+        # Powers of t cancel by a factor (1 + sqrt 2)^k.
+        with working_precision(ctx.prec + int(1.3 * count) + 10):
+            powers = arb_mat([[self.powers[k][j] for k in range(count)] for j in range(count)])
+            table = (powers * coefficients).tolist()
+            places = [2 * p - 1 for p in positions]
+            found = [arb_poly([row[c] for row in table]).evaluate(places, "iter") for c in range(columns)]
+        return [v.mid() for row in zip(*found, strict=True) for v in row]
 
     @property
     def stages(self) -> int:
@@ -95,10 +86,6 @@ def _radau(s: int, bits: int) -> Tableau:
         )  # fmt: skip
         integrals = (integrated * toward).mid()
         barycentric = [1 / math.prod((4 * (t - u) for u in nodes if u is not t), start=arb(1)) for t in nodes]
-        recurrence = [(arb(k * k) / (4 * k * k - 1)).mid() for k in range(s)]
-        leading = [arb(1)]
-        for k in range(s - 1):
-            leading.append((leading[-1] * (2 * k + 1) / (k + 1)).mid())
         largest = max(abs(w) for w in barycentric)
         barycentric = [(w / largest).mid() for w in barycentric]
     with working_precision(bits):
@@ -106,7 +93,8 @@ def _radau(s: int, bits: int) -> Tableau:
         integrals, toward = rounded(integrals), rounded(toward.mid())
         floats = np.array([[float(v) for v in row] for row in integrals.tolist()])
         places = [((1 + t) / 2).mid() for t in nodes]
-        return Tableau(places, integrals, toward, floats, barycentric, leading, recurrence)
+        last = arb_mat(toward.tolist()[s - 2 :])
+        return Tableau(places, integrals, toward, floats, barycentric, last, _legendre_powers(s))
 
 
 def _polish(s: int, guess: float) -> arb:
@@ -115,10 +103,19 @@ def _polish(s: int, guess: float) -> arb:
     while bits < 2 * target:
         bits *= 2
         with working_precision(min(target, bits + 2 * s + 30)):
-            p = legendre(s, t)
-            slope = (s * (t * p[s] - p[s - 1]) - (s - 1) * (t * p[s - 1] - p[s - 2])) / (t * t - 1)
-            t = (t - (p[s] - p[s - 1]) / slope).mid()
+            below, here, after = (t.legendre_p(k) for k in (s - 2, s - 1, s))
+            slope = (s * (t * after - here) - (s - 1) * (t * here - below)) / (t * t - 1)
+            t = (t - (after - here) / slope).mid()
     return t
+
+
+def _legendre_powers(count: int) -> list[list[arb]]:
+    """The coefficients of P_0, ..., P_(count-1), exactly; each row of length `count`."""
+    rows = [fmpq_poly([1]), fmpq_poly([0, 1])]
+    for k in range(1, count - 1):
+        rows.append((fmpq_poly([0, 2 * k + 1]) * rows[k] - k * rows[k - 1]) / (k + 1))
+    with working_precision(1 << 20):
+        return [[arb(row[j]).mid() for j in range(count)] for row in rows[:count]]
 
 
 def legendre_floats(count: int, x: float) -> list[float]:
@@ -128,3 +125,11 @@ def legendre_floats(count: int, x: float) -> list[float]:
         following = ((2 * k + 1) * x * values[k] - k * values[k - 1]) / (k + 1)
         values.append(following if math.isfinite(following) else math.inf)
     return values[:count]
+
+
+def useful_degree(sizes: list[float], x: float) -> int:
+    """The degree at which the terms |c_k| P_k(x) of a continued Legendre series are smallest."""
+    growth = legendre_floats(len(sizes), max(x, 1.0))
+    terms = [c + (math.log10(p) if math.isfinite(p) else 400.0) for c, p in zip(sizes, growth, strict=True)]
+    best = min(range(len(terms)), key=lambda k: (max(terms[k], terms[k - 1] if k else terms[k]), k))
+    return max(best, 0)

@@ -14,7 +14,8 @@ from scipy.linalg import lu_factor, lu_solve
 
 from .exact import log10
 from .grids import LossGrid
-from .path import Record, Run, State
+from .path import Run
+from .records import Record, State
 
 
 def log_time(run: Run, state: State) -> arb:
@@ -23,19 +24,19 @@ def log_time(run: Run, state: State) -> arb:
         return state.tau.log().mid()
     run.set_precision(max(0.0, log10(state.gamma)))
     whole = ctx.prec
-    chain, record = [], state.record
+    chain, record, end = [], state.record, state
     value = arb(0)
     while record is not None:
         if record.time_factor is not None:
             value = record.time_factor
             break
-        chain.append(record)
+        chain.append((record, end))
         if _forgets(record):
             break
-        record = record.before.record
+        record, end = record.before.record, record.before
     run.set_precision(0.0)
-    for record in reversed(chain):
-        value = record.time_factor = _step(run, record, None if _forgets(record) else value)
+    for record, end in reversed(chain):
+        value = record.time_factor = _step(run, record, end, None if _forgets(record) else value)
     ctx.prec = whole
     return (state.gamma - state.ahead + (value + state.late).log()).mid()
 
@@ -47,12 +48,13 @@ def _forgets(record: Record) -> bool:
     return bool(record.grid.start > far and record.grid.stop - record.grid.start > far)
 
 
-def _step(run: Run, record: Record, start: arb | None) -> arb:
-    """F at the end of a step."""
+def _step(run: Run, record: Record, end: State, start: arb | None) -> arb:
+    """F at the end of a step, where the state is `end`."""
     rates, speeds = _rates(run, record)
     unit = rates[-1]
     if start is None:
-        return (_smooth(record, [v / unit for v in rates], speeds) * unit).mid()
+        # G = gamma' F is tau' up to parts of 1 / gamma; tau' / gamma' itself is best known from the state.
+        return (_smooth(record, [v / unit for v in rates], speeds) / run.problem.rate(run, end)).mid()
     return (_from(record, [v / unit for v in rates], speeds, start / unit) * unit).mid()
 
 
@@ -93,7 +95,7 @@ def _smooth(record: Record, rates: list[arb], speeds: list[arb]) -> arb:
     inverse = np.array([float(1 / v) for v in speeds])
     matrix = np.array([[float(v) for v in row] for row in derivative.tolist()]) * inverse[:, None]
     matrix += np.diag(1 - inverse * np.array([float(b) for b in bends]))
-    return refine(matrix, apply, rates)[-1] / speeds[-1]
+    return refine(matrix, apply, rates)[-1]
 
 
 def refine(matrix: np.ndarray, apply: Callable[[list[arb]], list[arb]], right: list[arb]) -> list[arb]:
@@ -120,13 +122,12 @@ def _rates(run: Run, record: Record) -> tuple[list[arb], list[arb]]:
         clock = record.grid.clock(record.tableau.nodes)
         pace = [problem.pace(stages.E[j * n : (j + 1) * n], g)[0] for j, g in enumerate(clock.gamma)]
         return pace, record.grid.speeds(clock, record.tableau.nodes)
-    found = run.network.beta(record.before.place, stages.dx)
-    assert found is not None
+    slopes = run.network.slopes(record.before.place, stages.dx)
     count = len(record.tableau.nodes)
     push = (arb_mat(count, n, stages.E) * run.network.X).entries()
     length = record.grid.length
     speeds = [
-        sum((b * g * g for b, g in zip(found[1][j * d : (j + 1) * d], push[j * d : (j + 1) * d], strict=True)), arb(0))
+        sum((b * g * g for b, g in zip(slopes[j * d : (j + 1) * d], push[j * d : (j + 1) * d], strict=True)), arb(0))
         / length
         for j in range(count)
     ]

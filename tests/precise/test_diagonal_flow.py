@@ -172,6 +172,42 @@ def test_extreme_scales(depth, scale):
             assert abs(truth - mpf(gamma)) < mpf("1e-15") * mpf(gamma)
 
 
+@pytest.mark.parametrize(
+    ("seed", "shape", "depth", "scale", "stop"),
+    [
+        # A sample comes back at 1e65, within a few units of gamma.
+        (7, (4, 10), 2, "1e-20", "1e100"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (9, (4, 10), 2, "1e-3", "1e1000"),
+                (7, (4, 10), 2, "1e3", "1e1000"),
+                (2, (4, 10), 2, "1e-60", "1e1000"),
+                (7, (3, 6), 2, "1e-60", "1e1000"),
+                (7, (4, 10), 3, "1e3", "1e1000"),
+                (8, (4, 10), 4, "1e-3", "1e1000"),
+                (1, (10, 30), 3, "1", "1e100"),
+            )
+        ),
+    ],
+)
+def test_samples_that_come_back_far_out(seed, shape, depth, scale, stop):
+    """m + W = gamma - log N, whether samples are active or not, and the weights sum to 1."""
+    rng = np.random.default_rng(seed)
+    data, direction = rng.normal(size=shape), rng.normal(size=shape[1])
+    data *= np.sign(data @ direction)[:, None]
+    run = precise.diagonal_flow(data, [1] * shape[0], depth=depth, scale=scale, stop=stop, digits=20)
+    assert run.success
+    gamma = run.neg_log_loss[0]
+    with mp.workdps(1100):
+        m = [mpmath.fdot([mpf(float(v)) for v in row], run.beta[0]) for row in data]
+        for value, W in zip(m, run.log_weights[0], strict=True):
+            assert abs(value + W - gamma) < mpf("1e-17") * abs(value)
+    assert abs(mpmath.fsum(run.weights[0]) - 1) < mpf("1e-19")
+    # The largest of N weights is at least 1/N.
+    assert max(run.log_weights[0]) > -mpmath.log(shape[0]) - mpf("1e-15")
+
+
 def test_a_column_of_zeros_stays_zero():
     run = precise.diagonal_flow([[1, 0, 2], [2, 0, -1]], [1, 1], depth=3, stop="1e6", digits=20)
     assert run.success and run.beta[0, 1] == 0
