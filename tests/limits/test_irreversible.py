@@ -60,7 +60,9 @@ def incremental(X, depth, mus):
     return np.array(betas)
 
 
-@pytest.mark.parametrize(("seed", "depth", "last"), [(33, 2, 1e-1), (33, 3, 1e-2), pytest.param(37, 3, 1e-2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seed", "depth", "last"), [(33, 2, 1e-1), (33, 3, 1e-2), pytest.param(37, 3, 1e-2, marks=pytest.mark.slow)]
+)
 def test_incremental_minimisation(seed, depth, last):
     """The definition, on a grid of 100 scales, which moves the events by half a step."""
     mus = np.geomspace(1.0, last, 100)
