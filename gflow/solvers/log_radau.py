@@ -38,7 +38,7 @@ from .reduction import reduce_rows, Reduction
 # reduced): at 1.75 the observed error of beta stays below rtol from 1e-4 to 1e-11.
 _POWER = 1.75
 # Of time, which has less of the superconvergence.
-_TIME_POWER = 1.6
+_TIME_POWER = 1.4
 # How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to
 # 0.05 was seen.
 _KINK = 0.05
