@@ -27,7 +27,7 @@ def margins_from_weights(model, depth):
         return [mp.fsum(mp.mpf(float(v)) * (p - q) for v, p, q in zip(x, *row, strict=True)) for row in u]
 
 
-FAST = [(1e-60, 6), (1e3, 2)]
+FAST = [(1e-60, 6)]
 ALL = [(scale, depth) for scale in (1e-60, 1e-20, 1e-3, 1.0, 1e3) for depth in (2, 3, 4, 5, 6)]
 
 
@@ -80,6 +80,7 @@ def test_log_time_clock(depth, scale):
     np.testing.assert_allclose(traj.log_time, log_times, rtol=0, atol=1e-12 * 1000)
 
 
+@pytest.mark.slow
 def test_labels_and_signs():
     """A label of -1 on x is a label of +1 on -x."""
     model = gflow.models.DiagonalNetwork(3, 2, 0.1)

@@ -150,6 +150,7 @@ def test_vmap_map_and_jit_equal_the_loop():
                 np.testing.assert_allclose(a[k], b, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_one_bad_element_spoils_no_other():
     scales = jnp.array([0.1, jnp.nan, 1.0, 1e200])
     beta, gamma, log_time, code = jax.vmap(betas)(scales)

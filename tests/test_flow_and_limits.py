@@ -41,7 +41,7 @@ def test_a_sample_leaves_and_the_flow_follows_the_irreversible_path(depth, mu, a
     assert min(from_q) > 0.9 * away
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_on_monotone_data_the_flow_tends_to_q_mu_as_one_over_alpha_to_the_depth(depth):
     X, y = separable(3)
     mu = 0.3

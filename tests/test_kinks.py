@@ -147,6 +147,7 @@ def test_one_compilation_for_other_values(trained):
     assert compiled._cached._cache_size() == before
 
 
+@pytest.mark.slow
 def test_single_neuron_by_hand():
     """x1 = e1, x2 = -e1 + e2: the flow crosses the kink of x2 and goes on alone."""
     X, y = np.array([[1.0, 0.0], [-1.0, 1.0]]), np.array([2.0, 0.0])

@@ -16,6 +16,7 @@ DATA = np.random.default_rng(0).normal(size=(4, 3))
 LABELS = np.array([1.0, -1.0, 1.0, -1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation", [jax.nn.gelu, pytest.param(jnp.tanh, marks=pytest.mark.slow)], ids=["gelu", "tanh"]
 )
@@ -77,7 +78,11 @@ def test_samples_of_any_shape_and_leaves_of_any_kind():
 OVERLAP = np.array([[1.0, 0.3, -0.2], [-0.8, 0.1, 1.0], [0.5, -1.0, 0.4], [-0.4, -0.2, -0.9], [-1.0, 0.5, 0.2]])
 
 
-@pytest.mark.parametrize("model", [gflow.models.LinearModel(3), diagonal(2, 0.5)], ids=["linear", "diagonal"])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(gflow.models.LinearModel(3), marks=pytest.mark.slow), diagonal(2, 0.5)],
+    ids=["linear", "diagonal"],
+)
 def test_rest_at_the_minimum_of_overlapping_classes(model):
     """In time the flow reaches the minimum of the logistic loss and rests there."""
     objective = lambda b: np.mean(np.logaddexp(0.0, -OVERLAP @ b))

@@ -98,6 +98,7 @@ class Full(gflow.LogRadau):
 MANY = separable(1, 30, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "depth, kept", [(2, 5), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, None), (3, None), (3, 5)))]
 )
@@ -150,6 +151,7 @@ class OneJacobian(gflow.LogRadau):
         return True
 
 
+@pytest.mark.slow
 def test_one_jacobian_a_step_gives_the_path():
     """theta(t) of a tanh network from SciPy's DOP853 on d theta / dt = -grad L as it stands."""
     model, X, y = network("tanh", 6, 3, 4)

@@ -97,7 +97,7 @@ def test_plateau_in_time(scale):
     np.testing.assert_allclose(traj.model.u * traj.model.v, truth, rtol=1e-6)
 
 
-@pytest.mark.parametrize("depth", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [2, *(pytest.param(d, marks=pytest.mark.slow) for d in (3, 4))])
 @pytest.mark.parametrize("scale", SCALES)
 def test_escape_of_the_diagonal_network(depth, scale):
     gammas = gamma_at(np.array([0.1, 0.5, 0.999]))

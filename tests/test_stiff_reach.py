@@ -43,7 +43,7 @@ def assert_arrives(X, depth, scale, loss="exponential", stop=1e100):
 
 
 
-FAST = {(2, "exponential", "4x10"), (3, "exponential", "4x10")}
+FAST = {(3, "exponential", "4x10")}
 
 
 @pytest.mark.parametrize(
