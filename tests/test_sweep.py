@@ -1,5 +1,6 @@
 """What a sweep returns: the flows of its points, whatever they are made and computed by."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -141,6 +142,41 @@ def test_models_that_tracing_would_change_are_called(make_model):
             made = make_model(problem.axes[0].values[row])
             one = jax.tree.map(lambda leaf, k=k: leaf[k] if eqx.is_array(leaf) else leaf, group.models)
             assert eqx.tree_equal(made, one)
+
+
+class Bent(eqx.Module):
+    w: jax.Array
+    activation: Callable
+
+    def __call__(self, x):
+        return self.activation(self.w @ x)
+
+
+def bent(scale, by=1.0):
+    return Bent(jnp.full(3, scale), lambda z: by * jnp.tanh(z))
+
+
+def test_functions_made_anew_at_every_point_share_a_program():
+    assert planned(bent)[0].traced == ("scale",)
+    problem, layout = planned(lambda scale: bent(float(scale)))
+    found = [g for chunk in chunks.cut(layout.shape, (2,)) for g in models.groups(problem, chunk.points(), {})]
+    assert len(found) == 3 and len({id(group.models.activation) for group in found}) == 1
+    # The slope is no array: each value of it is another program.
+    problem, layout = planned(lambda scale: bent(1.0, by=scale))
+    (chunk,) = chunks.cut(layout.shape, (5,))
+    assert problem.traced == () and len(list(models.groups(problem, chunk.points(), {}))) == 5
+
+
+@pytest.mark.slow
+def test_models_of_array_output():
+    make_model = lambda scale: gflow.models.MatrixFactorization.identical(2, depth=2, scale=scale)
+    eye, target = np.eye(2), np.diag([2.0, 1.0])
+    over, more = {"scale": [0.5, 0.1]}, {"loss": gflow.losses.Square(reduction="sum"), "save": [2.0, 20.0]}
+    ds = gflow.sweep(make_model, eye, target, over=over, rtol=1e-6, workers=0, **more)
+    assert (ds.status == gflow.Status.success).all()
+    for scale in over["scale"]:
+        traj = gflow.gradient_flow(make_model(scale), eye, target, rtol=1e-6, **more)
+        np.testing.assert_allclose(ds.log_time.sel(scale=scale), traj.log_time, rtol=1e-5)
 
 
 def test_a_point_without_a_model_does_not_spoil_the_others(ds):

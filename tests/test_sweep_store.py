@@ -130,6 +130,11 @@ def weighted(numbers):
     return {"m": lambda model: model.beta @ jnp.asarray(numbers)}
 
 
+def scattered(by):
+    """Called with texts, and apart from others away from the axes along which models are looked at first."""
+    return lambda a, b: network(by if a != "0" and b != "0" else 1.0)
+
+
 def picked(numbers):
     return {"m": jax.jit(lambda model: model.beta[jnp.asarray(numbers)])}
 
@@ -140,6 +145,7 @@ def shifted(by):
 
 
 EXPONENTIAL, LOGISTIC = gflow.losses.Exponential(), gflow.losses.Logistic()
+TEXTS = {"a": ["0", "1", "2"], "b": ["0", "1", "2"]}
 TOTAL = gflow.losses.Exponential(reduction="sum")
 
 
@@ -154,6 +160,7 @@ TOTAL = gflow.losses.Exponential(reduction="sum")
             "other models",
         ),
         (dict(make_model=shifted(3.0)), dict(make_model=shifted(4.0)), "other models"),
+        (dict(make_model=scattered(3.0), over=TEXTS), dict(make_model=scattered(4.0), over=TEXTS), "other models"),
         (dict(metrics=weighted([0.0, 1.0, 2.0])), dict(metrics=weighted([1.0, 2.0, 3.0])), "other metrics"),
         (dict(metrics=picked([0, 1])), dict(metrics=picked([1, 2])), "other metrics"),
     ],

@@ -57,6 +57,8 @@ def _axis(name: str, values: Any) -> Axis:
         values = tuple(values)
     else:
         labels = np.asarray(values)
+        if labels.dtype.kind == "U" and not all(isinstance(value, str) for value in values):
+            raise ValueError(f"over[{name!r}] must hold numbers or texts, not both: {list(values)}.")
         if labels.ndim != 1 or labels.dtype.kind not in "biufU":
             raise ValueError(
                 f"over[{name!r}] must hold numbers or texts; give other values names, as a dict of name: value."

@@ -4,13 +4,15 @@ Where a traced make_model gives the same model as a called one (`traceable`), it
 of scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .. import validate
 from .axes import OWN
@@ -33,7 +35,22 @@ def structure(model: Any) -> Any:
 def _described(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf.shape, leaf.dtype
+    if isinstance(leaf, types.FunctionType):
+        # A make_model with an inner function makes another one, which does the same, at every point.
+        held = tuple(_held(cell.cell_contents) for cell in leaf.__closure__ or ())
+        return leaf.__code__, _held(leaf.__defaults__), held
     return (leaf.shape, leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def _held(value: Any) -> Any:
+    """What a function holds on to, told apart by value where that can be had."""
+    if isinstance(value, Tracer):
+        return id(value)
+    if isinstance(value, jax.Array | np.ndarray):
+        return value.shape, value.dtype, np.asarray(value).tobytes()
+    if isinstance(value, tuple):
+        return tuple(map(_held, value))
+    return (type(value), value) if isinstance(value, Hashable) else id(value)
 
 
 def traceable(problem: Problem) -> tuple[str, ...]:
@@ -89,14 +106,17 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
             model = problem.make_model(**problem.arguments(point))
             kind = structure(model)
             if kind not in found:
-                validate.check_model(model, jnp.asarray(problem.data[problem.data_index(point)][0]))
+                X, y = problem.data[problem.data_index(point)]
+                validate.check_model(model, jnp.asarray(X), y.shape[1:])
             found.setdefault(kind, []).append((row, model))
         except Exception as error:
             failures[row] = f"{type(error).__name__}: {error}"
-    for members in found.values():
+    for kind, members in found.items():
         models = [model for _, model in members]
         models += [models[-1]] * max(problem.batch - len(models), 0)
-        yield Group(np.array([row for row, _ in members]), _stack(models))
+        # The functions of the first one ever seen: equal ones of a later chunk would compile the program again.
+        rest = problem.rest.setdefault(kind, eqx.filter(models[0], eqx.is_array, inverse=True))
+        yield Group(np.array([row for row, _ in members]), eqx.combine(_stack(models), rest))
 
 
 def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
@@ -110,8 +130,7 @@ def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
 
 def _stack(models: list[Any]) -> Any:
     arrays = [eqx.filter(model, eqx.is_array) for model in models]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
-    return eqx.combine(stacked, eqx.filter(models[0], eqx.is_array, inverse=True))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
 
 
 def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> list[Any]:
