@@ -48,18 +48,17 @@ docs-check: $(DOCS)
 papers: $(CLI)
 	$(BIN)/gflow reproduce all --quick --out docs/papers
 
-# pip makes the environment, so that what is tried is what a user gets.
 package: $(DEV)
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
-	$(BIN)/python -m venv --clear $(VENV)/clean
-	$(VENV)/clean/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/clean
+	$(BIN)/uv pip install --quiet --python $(VENV)/clean/bin/python dist/*.whl
 	cd $(VENV)/clean && JAX_ENABLE_X64=1 bin/python $(CURDIR)/tests/quickstart.py
 
 LOWEST := tests/test_clocks.py tests/test_bad_input.py tests/test_flow_and_limits.py tests/test_closed_forms.py tests/test_trajectory.py tests/precise/test_precise_input.py tests/limits/test_l1_l2.py
 
 lowest: $(DEV)
-	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)/lowest
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)/lowest/bin/python --resolution lowest-direct '.[cli]' pytest hypothesis
 	$(VENV)/lowest/bin/python -m pytest -q -W default $(LOWEST)
 

@@ -92,7 +92,8 @@ def test_reference_lists_every_public_name():
             listed |= {name, *(f"{name}.{member}" for member in members.split(", "))}
     missing = []
     for module in (gflow, gflow.models, gflow.limits, gflow.precise, gflow.kinks, gflow.losses):
-        for name, value in vars(module).items():
+        for name in dir(module):
+            value = getattr(module, name)
             own = inspect.isfunction(value) or inspect.isclass(value)
             abroad = not getattr(value, "__module__", "").startswith("gflow")
             if own and not abroad and not name.startswith("_") and name not in INSIDE:
