@@ -34,12 +34,17 @@ PICTURE = re.compile(r"^!\[.*?\]\((.+?)\)\n", re.MULTILINE)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in _pages().items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=_moved_links(_study(text) if _is_html(source) else text, source, page)))
-    images = sorted((ROOT / "benchmarks" / "results").glob("*.png"))
-    for image in images:
-        files.append(File.generated(config, f"benchmarks/{image.name}", content=image.read_bytes()))
+        text = _study(text) if source.endswith(".html") else text
+        files.append(File.generated(config, page, content=_moved_links(text, source, page)))
+    for page in _listed(config, "Papers"):
+        if page not in _pages().values() and not (ROOT / "docs" / page).exists():
+            name = Path(page).stem
+            text = f"# {name}\n\nNot computed yet: `gflow reproduce {name} --quick --out docs/papers` writes this page.\n"
+            files.append(File.generated(config, page, content=text))
     cards = []
-    for path in _in_order(config):
+    for path in [ROOT / "notebooks" / f"{Path(page).stem}.py" for page in _listed(config, "Gallery")]:
+        if path.stem == "index":
+            continue
         text, pictures = _notebook(path, bool(config.extra["execute"]))
         for name, picture in pictures.items():
             files.append(File.generated(config, GALLERY + name, content=picture))
@@ -59,10 +64,6 @@ def on_page_content(content: str, **_) -> str:
     block = lambda found: convert(html.unescape(found[1]), display="block")
     content = re.sub(r'<span class="arithmatex">\\\((.+?)\\\)</span>', inline, content, flags=re.DOTALL)
     return re.sub(r'<div class="arithmatex">\\\[(.+?)\\\]</div>', block, content, flags=re.DOTALL)
-
-
-def _is_html(source: str) -> bool:
-    return source.endswith(".html")
 
 
 def _pages() -> dict[str, str]:
@@ -86,7 +87,8 @@ def _moved_links(text: str, source: str, page: str) -> str:
         else:
             there = pages.get(target) or target.removeprefix("docs/")
             there = there.replace("benchmarks/results/", "benchmarks/")
-        return f"{found[1]}({posixpath.relpath(there, posixpath.dirname(page) or '.')}{found[3] or ''})"
+        name = found[1].replace("[docs/", "[").replace(".md]", "]")
+        return f"{name}({posixpath.relpath(there, posixpath.dirname(page) or '.')}{found[3] or ''})"
 
     return LINK.sub(moved, text)
 
@@ -98,10 +100,10 @@ def _study(page: str) -> str:
     return re.sub(r"<h([12])>(.*?)</h\1>\n?", heading, body)
 
 
-def _in_order(config: MkDocsConfig) -> list[Path]:
-    """The notebooks of the gallery, as the navigation lists them."""
-    (entries,) = (section["Gallery"] for section in config.nav or [] if "Gallery" in section)
-    return [ROOT / "notebooks" / f"{Path(entry).stem}.py" for entry in entries if not entry.endswith("index.md")]
+def _listed(config: MkDocsConfig, section: str) -> list[str]:
+    """The pages of a section of the navigation."""
+    entries = next(entry[section] for entry in config.nav or [] if section in entry)
+    return [page for entry in entries for page in (entry.values() if isinstance(entry, dict) else [entry])]
 
 
 def _notebook(path: Path, execute: bool) -> tuple[str, dict[str, bytes]]:

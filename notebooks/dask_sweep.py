@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A sweep on a Dask cluster
 #
-# Two hundred flows, 20 scales and ten random shapes of the initialization, each to a loss of 1e-100. The cluster here
+# A hundred and twenty flows, 12 scales and ten random shapes of the initialization, each to a loss of 1e-100. The cluster here
 # is two processes on this machine; an address of a real one in `Client(...)` is all that changes. The band holds the
 # ten draws.
 #
@@ -10,7 +10,8 @@
 # %%
 import os
 
-os.environ["JAX_ENABLE_X64"] = "1"  # for the workers of the cluster, too
+# For the workers of the cluster, too: 64-bit floats, and one thread of XLA each.
+os.environ |= {"JAX_ENABLE_X64": "1", "NPROC": "1"}
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ if __name__ == "__main__":
             network,
             data.X,
             data.y,
-            over={"scale": np.geomspace(0.01, 100, 20), "seed": range(10)},
+            over={"scale": np.geomspace(0.01, 100, 12), "seed": range(10)},
             save=gflow.decades(np.array([3.0, 10.0, 30.0, 100.0])),
             rtol=1e-6,
             metrics={"excess": excess},
