@@ -59,7 +59,7 @@ LOWEST := tests/test_clocks.py tests/test_bad_input.py tests/test_flow_and_limit
 
 lowest: $(DEV)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
-	$(BIN)/uv pip install --quiet --python $(VENV)/lowest/bin/python --resolution lowest-direct '.[cli]' pytest hypothesis
+	$(BIN)/uv pip install --quiet --python $(VENV)/lowest/bin/python --resolution lowest-direct '.[cli]' 'pytest>=8.2' 'hypothesis>=6.100'
 	$(VENV)/lowest/bin/python -m pytest -q -W default $(LOWEST)
 
 check: lint types docs-check test

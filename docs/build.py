@@ -112,7 +112,6 @@ def _notebook(path: Path, execute: bool) -> tuple[str, dict[str, bytes]]:
     if execute:
         notebook = _executed(path, notebook)
     exporter = MarkdownExporter()
-    exporter.register_preprocessor("nbconvert.preprocessors.ExtractOutputPreprocessor", enabled=True)
     display = ["image/png", "text/plain"]
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

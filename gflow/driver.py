@@ -13,6 +13,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .clocks import AbstractClock
@@ -61,8 +62,9 @@ class Saves(eqx.Module):
 
 
 def empty_saves(count: int, size: int) -> Saves:
-    nan = jnp.full((count,), jnp.nan)
-    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.asarray(0))
+    # By NumPy: nothing is compiled for it.
+    nan = jnp.asarray(np.full(count, np.nan))
+    return Saves(jnp.asarray(np.full((count, size), np.nan)), nan, nan, jnp.asarray(0))
 
 
 def _terms(flow: Flow) -> FlowTerm:
