@@ -17,6 +17,7 @@ CASES = {
     "an array of no axis": (dict(over={"scale": np.array(1.0)}), "must be a list, an array or a dict of values, not array(1.)"),
     "no values": (dict(over={"scale": []}), "over['scale'] must hold at least one value."),
     "objects": (dict(over={"scale": [max]}), "over['scale'] must hold numbers or texts; give other values names, as a dict of name: value."),
+    "ragged": (dict(over={"scale": [[1.0, 2.0], [3.0]]}), "over['scale'] must hold numbers or texts; give other values names"),
     "numbers and texts": (dict(over={"scale": [1.0, "a"]}), "over['scale'] must hold numbers or texts, not both: [1.0, 'a']."),
     "twice": (dict(over={"scale": [1.0, 1.0]}), "over['scale'] must hold every value once, not [1.0, 1.0]."),
     "NaN": (dict(over={"scale": [np.nan]}), "over['scale'] must be finite, not [nan]."),

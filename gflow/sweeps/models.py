@@ -4,17 +4,16 @@ Where a traced make_model gives the same model as a called one (`traceable`), it
 of scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
 """
 
-import types
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from .. import validate
+from .alike import structure
 from .axes import OWN
 from .problem import Problem
 
@@ -24,33 +23,6 @@ class Group(NamedTuple):
 
     rows: np.ndarray
     models: Any
-
-
-def structure(model: Any) -> Any:
-    """What two models share that one compiled program can run."""
-    leaves, tree = jax.tree.flatten(model)
-    return tree, tuple(_described(leaf) for leaf in leaves)
-
-
-def _described(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return leaf.shape, leaf.dtype
-    if isinstance(leaf, types.FunctionType):
-        # A make_model with an inner function makes another one, which does the same, at every point.
-        held = tuple(_held(cell.cell_contents) for cell in leaf.__closure__ or ())
-        return leaf.__code__, _held(leaf.__defaults__), held
-    return (leaf.shape, leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray | np.generic) else leaf
-
-
-def _held(value: Any) -> Any:
-    """What a function holds on to, told apart by value where that can be had."""
-    if isinstance(value, Tracer):
-        return id(value)
-    if isinstance(value, jax.Array | np.ndarray):
-        return value.shape, value.dtype, np.asarray(value).tobytes()
-    if isinstance(value, tuple):
-        return tuple(map(_held, value))
-    return (type(value), value) if isinstance(value, Hashable) else id(value)
 
 
 def traceable(problem: Problem) -> tuple[str, ...]:

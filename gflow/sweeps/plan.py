@@ -19,12 +19,13 @@ from ..flow import Flow
 from ..losses import Square
 from ..status import Status
 from . import exact
+from .alike import structure
 from .attributes import attributes, metric_of, numbers_of
 from .axes import axes_of, Axis, OWN
 from .batch import beta_of
 from .chunks import extents, most_points
 from .layout import Layout
-from .models import structure, traceable
+from .models import traceable
 from .problem import Problem, Variable
 
 _TEXTS = {
@@ -262,10 +263,11 @@ def _probes(problem: Problem) -> tuple[list[tuple[tuple[int, ...], Any]], list[b
 
 
 def _scattered(problem: Problem) -> Iterator[bytes]:
-    """Hashes of models all over the grid, where models are made one by one: those along the axes do not tell all."""
-    if sum(axis.name not in (*problem.traced, *OWN) for axis in problem.axes) < 2:
+    """Hashes of models all over the grid, unless all are made by one program: those along the axes do not tell all."""
+    own = [axis.name for axis in problem.axes if axis.name not in OWN]
+    if len(own) < 2 or set(own) <= set(problem.traced):
         return
-    points = np.random.default_rng(0).integers(0, [len(axis) for axis in problem.axes], (16, len(problem.axes)))
+    points = np.random.default_rng(0).integers(0, [len(axis) for axis in problem.axes], (32, len(problem.axes)))
     for point in points:
         with contextlib.suppress(Exception):
             yield numbers_of(problem.make_model(**problem.arguments(point)))
