@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page in _listed(config, "Papers"):
         if page not in _pages().values() and not (ROOT / "docs" / page).exists():
             name = Path(page).stem
-            text = f"# {name}\n\nNot computed yet: `gflow reproduce {name} --quick --out docs/papers` writes this page.\n"
+            text = f"# {name}\n\nNot computed yet; `gflow reproduce {name} --quick --out docs/papers` writes it.\n"
             files.append(File.generated(config, page, content=text))
     cards = []
     for path in [ROOT / "notebooks" / f"{Path(page).stem}.py" for page in _listed(config, "Gallery")]:

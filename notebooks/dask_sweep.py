@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A sweep on a Dask cluster
 #
-# A hundred and twenty flows, 12 scales and ten random shapes of the initialization, each to a loss of 1e-100. The cluster here
-# is two processes on this machine; an address of a real one in `Client(...)` is all that changes. The band holds the
-# ten draws.
+# A hundred and twenty flows, 12 scales and ten random shapes of the initialization, each to a loss of 1e-100. The
+# cluster here is two processes on this machine; an address of a real one in `Client(...)` is all that changes. The band
+# holds the ten draws.
 #
 #     JAX_ENABLE_X64=1 python notebooks/dask_sweep.py
 
