@@ -113,7 +113,12 @@ def _notebook(path: Path, execute: bool) -> tuple[str, dict[str, bytes]]:
         notebook = _executed(path, notebook)
     exporter = MarkdownExporter()
     display = ["image/png", "text/plain"]
+    notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
+        cell.source = cell.source.replace("  # noqa: E402", "")
+        if cell.cell_type == "code":
+            # What goes to stderr names files of this machine; a cell that fails ends the build.
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             for kind in set(output.get("data", {})) - set(display):
                 del output.data[kind]
@@ -151,7 +156,7 @@ def _executed(path: Path, notebook: nbformat.NotebookNode) -> nbformat.NotebookN
 
 _GALLERY = """# Gallery
 
-Each page is a notebook of less than a minute, run when this site was built: plain Python in percent format, which
+Each page is a notebook of about a minute or less, run when this site was built: plain Python in percent format, which
 `python notebooks/NAME.py` runs as well.
 
 <div class="gallery" markdown>

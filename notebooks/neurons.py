@@ -54,7 +54,7 @@ for j in range(10):
     if began is not None:
         left.plot(*place[began:, j].T, color=colour, lw=4, solid_capstyle="round")
 left.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
-left.set_xlabel("weights of the neurons (length as log₁₀); blue: output > 0, orange: output < 0")
+left.set_xlabel("weights of the neurons (length as log₁₀)\nblue: output > 0, orange: output < 0")
 
 side = np.linspace(-1.5, 1.5, 200)
 plane = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)

@@ -22,8 +22,8 @@ import gflow  # noqa: E402
 
 digits = load_digits()
 chosen = np.isin(digits.target, (3, 8))
-X = digits.data[chosen][:120] / 16.0
-y = np.where(digits.target[chosen][:120] == 3, 1.0, -1.0)
+X = digits.data[chosen][:80] / 16.0
+y = np.where(digits.target[chosen][:80] == 3, 1.0, -1.0)
 
 
 class Network(eqx.Module):
