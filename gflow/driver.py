@@ -65,7 +65,7 @@ class Saves(eqx.Module):
 
 def empty_saves(count: int, size: int) -> Saves:
     nan = jnp.full((count,), jnp.nan)
-    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.asarray(0))
+    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.zeros((), int))
 
 
 def _terms(flow: Flow) -> FlowTerm:

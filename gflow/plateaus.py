@@ -34,8 +34,8 @@ class Plateaus(eqx.Module):
 
     @classmethod
     def none(cls) -> "Plateaus":
-        start = jnp.asarray(-jnp.inf)
-        return cls(start, jnp.asarray(False), jnp.asarray(jnp.inf), start, start)
+        start = jnp.full((), -jnp.inf, float)
+        return cls(start, jnp.zeros((), bool), -start, start, start)
 
     def passing(self, before: Array, time: Array, length: Array, rtol: Array) -> tuple["Plateaus", Bool[Array, ""]]:
         """After a step of so many times the size of the coordinates, and log t before and after it; and whether it

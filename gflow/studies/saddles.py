@@ -23,6 +23,7 @@ from ..descent import gradient_descent
 from ..losses import Square
 from ..models import MatrixFactorization
 from ..solve import gradient_flow
+from ..solvers import LogRadau
 from ..status import Status
 from .factorization_plots import COLOURS, panels
 from .report import Claim, Part
@@ -60,7 +61,8 @@ def saddles(quick: bool = False, report: Callable[[float], None] = lambda done: 
     for scale, stop in ((1e-2, 12.0), (_SMALLEST, 80.0)):
         model = MatrixFactorization.gaussian([size] * 3, scale, jax.random.key(1))
         times = np.round(np.linspace(0.0, stop, 81)[1:] / step) * step
-        flow = gradient_flow(model, X, y, loss=_SUM, clock=TimeClock(), save=times, rtol=1e-9, metrics=seen)
+        until = {"clock": TimeClock(), "save": times, "rtol": 1e-9, "solver": LogRadau()}
+        flow = gradient_flow(model, X, y, loss=_SUM, **until, metrics=seen)
         save = np.round(times / step)
         down = gradient_descent(model, X, y, loss=_SUM, step=step, steps=int(save[-1]), save=save, metrics=seen)
         rows.append((times, flow.metrics["values"], predicted(model, target, times), down.metrics["values"]))
@@ -73,7 +75,7 @@ def saddles(quick: bool = False, report: Callable[[float], None] = lambda done: 
     learned, codes = np.full((len(scales), 2), np.nan), []
     for n, scale in enumerate(scales):
         model = MatrixFactorization.gaussian([2] * 4, scale, jax.random.key(2))
-        run = gradient_flow(model, X, y, loss=_SUM, save=points, rtol=1e-9, throw=False)
+        run = gradient_flow(model, X, y, loss=_SUM, save=points, rtol=1e-9, solver=LogRadau(), throw=False)
         reached = 2 if run.success else run.neg_log_loss.size - 1
         learned[n, :reached] = np.exp(run.log_time[:reached])
         codes.append(int(run.status_code))
