@@ -232,7 +232,8 @@ def test_rounding_on_plateaus_is_told():
     for rtol, told in ((1e-9, True), (1e-6, False)):
         plateaus, ends = Plateaus.none(), []
         for t0, t1, v in zip(time, time[1:], speed, strict=False):
-            plateaus, seeded = plateaus.passing(*(jnp.asarray(v) for v in (np.log(t0), np.log(t1), v * (t1 - t0), rtol)))
+            step = np.log(t0), np.log(t1), v * (t1 - t0), rtol
+            plateaus, seeded = plateaus.passing(*(jnp.asarray(number) for number in step))
             ends += [t1] if seeded else []
         # From where the speed has grown by a thousand, and not where it falls.
         assert (12.0 < ends[0] < 30.0) if told else not ends

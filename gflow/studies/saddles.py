@@ -61,8 +61,7 @@ def saddles(quick: bool = False, report: Callable[[float], None] = lambda done: 
     for scale, stop in ((1e-2, 12.0), (_SMALLEST, 80.0)):
         model = MatrixFactorization.gaussian([size] * 3, scale, jax.random.key(1))
         times = np.round(np.linspace(0.0, stop, 81)[1:] / step) * step
-        until = {"clock": TimeClock(), "save": times, "rtol": 1e-9, "solver": LogRadau()}
-        flow = gradient_flow(model, X, y, loss=_SUM, **until, metrics=seen)
+        flow = gradient_flow(model, X, y, loss=_SUM, clock=TimeClock(), save=times, rtol=1e-9, metrics=seen)
         save = np.round(times / step)
         down = gradient_descent(model, X, y, loss=_SUM, step=step, steps=int(save[-1]), save=save, metrics=seen)
         rows.append((times, flow.metrics["values"], predicted(model, target, times), down.metrics["values"]))
