@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 # A function of an event is armed above this, relative to its scale,
@@ -16,6 +17,7 @@ ARMED = 1e-13
 _DRIFT = 1e-9
 # Pieces into which a quartic is cut, so that each holds at most one of its minima.
 _PIECES = 8
+_NODES = np.arange(_PIECES + 1) / _PIECES
 # Neurons, and slacks of these, that are looked at together. Mostly there are fewer.
 _ROWS, _ROOM = 64, 128
 
@@ -90,7 +92,7 @@ def first_meeting(
         one = Quartic(*(v[i] for v in some))
         slope, bend = one.slope_at(x), one.bend_at(x)
         depth = jnp.where(bend > 0, 0.5 * slope**2 / jnp.where(bend > 0, bend, 1.0), jnp.inf)
-        height = jnp.max(one.at(jnp.where(x < jnp.inf, x, 0.0) * jnp.arange(_PIECES) / _PIECES))
+        height = jnp.max(jax.vmap(one.at)(jnp.where(x < jnp.inf, x, 0.0) * _NODES[:-1]))
         found = Meeting(x, (kind[i], neuron[i], kink[i]), slope, height, depth)
         best = jax.tree.map(lambda new, old: jnp.where(x < best.x, new, old), found, best)
         done = (jnp.where(there, kind, 3), neuron, kink)
@@ -107,9 +109,9 @@ def first_meeting(
 def _first(some: Quartic, scale: Array, blur: Array, armed: Array) -> tuple[Array, Array]:
     """Of each quartic the first zero, and where it turns less than `blur` above zero."""
     column = Quartic(*(v[:, None] for v in some))
-    nodes = jnp.arange(_PIECES + 1) / _PIECES
-    g, d = column.at(nodes[None]), column.slope_at(nodes[None])
-    left, right = nodes[None, :-1], nodes[None, 1:]
+    nodes = jnp.asarray(_NODES)[None]
+    g, d = column.at(nodes), column.slope_at(nodes)
+    left, right = nodes[:, :-1], nodes[:, 1:]
     # The minimum inside of each piece that has one.
     dips = (d[:, :-1] < 0) & (d[:, 1:] >= 0)
     bottom = left + jnp.where(dips, d[:, :-1] / jnp.where(dips, d[:, :-1] - d[:, 1:], 1.0), 1.0) / _PIECES
