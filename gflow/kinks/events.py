@@ -145,14 +145,16 @@ class Watch(NamedTuple):
         return (self.slack > ARMED * self.scale).at[1:].set(True)
 
 
-def watch(flow: Flow, a: Array) -> Watch:
+def watch(flow: Flow, a: Array, rate: Array | None = None) -> Watch:
+    """`rate`: the derivative of `a` along the arc length, where it is known."""
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
 
     def at(b):
         c = flow.loss.weights(chart.outputs(b, flow.X), flow.y)
         return slacks(chart, *chart.split(b), chart.pattern, *chart.pulls(c)), c
 
-    slack, drift, c = jax.jvp(at, (a,), (flow.rate(a).coordinates,), has_aux=True)
+    rate = flow.rate(a).coordinates if rate is None else rate
+    slack, drift, c = jax.jvp(at, (a,), (rate,), has_aux=True)
     return Watch(slack, drift, scales(chart, a, c))
 
 
@@ -212,16 +214,8 @@ def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, 
     reach = E @ E.T
     spans = jnp.sum(reach * (_inverse(E, held) @ reach), axis=0)
     dependent = jnp.any(met & (1.0 - spans < _DEPENDENT))
-    sides, holds = _least_norm(E, a, sides, box, p, n)
-    origin = from_origin(chart, a, p, n)
-    take = lambda yes, no: jnp.where(at_origin, yes, no)
-    return Decision(
-        take(0.0, v),
-        take(origin.sides, sides),
-        take(origin.holds, holds),
-        take(origin.unique, True),
-        take(origin.dependent, dependent),
-    )
+    go_on = lambda: Decision(v, *_least_norm(E, a, sides, box, p, n), jnp.asarray(True), dependent)
+    return jax.lax.cond(at_origin, lambda: from_origin(chart, a, p, n), go_on)
 
 
 def _least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array) -> tuple[Array, Array]:

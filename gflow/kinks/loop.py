@@ -125,7 +125,8 @@ def advance(
         size, sight = flow.error(e, p.state, p.sight, y1)
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
-        seen = watch(flow, y1[:-1])
+        # The dense output meets the equation at the ends.
+        seen = watch(flow, y1[:-1], jax.jvp(along, (p.h,), (jnp.ones(()),))[1][:-1])
         ends = (p.watch.slack, p.h * p.watch.drift, seen.slack, p.h * seen.drift)
         fuzz = blur(p.watch, rtol)
         # Of a step that is not kept, nothing.
@@ -261,8 +262,8 @@ def _locate(
 
     def sharp():
         # What the dense output misses of the equation, halfway and at the end.
-        worst = jnp.max(jnp.abs(jax.vmap(defect)(x * h * jnp.asarray([0.5, 1.0]))), axis=0)
-        return flow.error(x * h * worst, p.state, p.sight, p.state)[0] <= _DENSE * rtol
+        small = lambda u: flow.error(x * h * defect(u), p.state, p.sight, p.state)[0] <= _DENSE * rtol
+        return jax.lax.cond(small(x * h), lambda: small(0.5 * x * h), lambda: jnp.asarray(False))
 
     near = jnp.minimum(x, 1.0 - x) <= _NEAR
     fine = jax.lax.cond(hit & found & ~near & (size <= _DENSE * rtol), sharp, lambda: jnp.asarray(False))
