@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
+from tqdm.auto import tqdm
 
 from .. import limits
 from ..clocks import decades as to_nats
@@ -20,11 +21,10 @@ from .plane import Plane
 
 GRID = ("depth", "scale", "decades")
 DISTANCES = ("distance_l2", "distance_Q_mu", "distance_irreversible", "distance_l1")
-_NEEDED = ("beta_over_gamma", "log_time", "mu", "excess_l1", "excess_l2", "status", *DISTANCES[:2], DISTANCES[3])
+_KEPT = ("log_time", "mu", "excess_l1", "excess_l2", *(name for name in DISTANCES if name != "distance_irreversible"))
+_NEEDED = ("beta_over_gamma", "status", "l2_beta", "l1_beta", *_KEPT)
 _CURVE = 121  # points of a path that is drawn
-# Weights are read off margins, which a flow knows to this share of its rtol; see `_weights`.
-_MARGINS = 1.0
-_CLEAR = 0.1
+_KNOWN = 0.01  # relative error of a weight from which on it is not shown
 
 
 def contents(
@@ -33,6 +33,7 @@ def contents(
     y: Float[ArrayLike, " N"],
     *,
     loss: AbstractLoss = Exponential(),  # noqa: B008
+    progress: bool = False,
 ) -> xr.Dataset:
     """What the page shows, computed from flows and limits.
 
@@ -40,6 +41,7 @@ def contents(
 
     - `ds`: from `gflow.studies.transition`.
     - `X`, `y`, `loss`: the data, shapes (N, d) and (N,), and the loss that it was computed with.
+    - `progress`: show a bar over the limits' paths, in a terminal or notebook only.
 
     **Returns:** a Dataset over (depth, scale, decades): `excess_l1`, `excess_l2`, `distance_l2`, `distance_Q_mu`,
     `distance_l1`, `log_time` (nats), `mu` and `status` of `ds`; `distance_irreversible`, the relative distance to the
@@ -71,18 +73,21 @@ def contents(
     curve_mu = _curve(mu)
     notes: list[str] = []
     at, curves = {}, {}
-    for name, solve in _paths(X, y).items():
-        found = [_follow(solve, mu[i], curve_mu, int(depth), X.shape[1], notes) for i, depth in enumerate(depths)]
-        at[name], curves[name] = (np.stack([one[k] for one in found]) for k in range(2))
+    with tqdm(total=2 * depths.size, unit=" paths", disable=None if progress else True) as bar:
+        for name, solve in _paths(X, y).items():
+            found = []
+            for i, depth in enumerate(depths):
+                found.append(_follow(solve, mu[i], curve_mu, int(depth), X.shape[1], notes))
+                bar.update()
+            at[name], curves[name] = (np.stack([one[k] for one in found]) for k in range(2))
     l2, l1 = ds.l2_beta.values, ds.l1_beta.values
     plane = Plane.through(l2, l1, np.concatenate([*curves.values()]).reshape(-1, l2.size))
     norm = np.linalg.norm(at["irreversible"], axis=-1)
     with np.errstate(invalid="ignore"):
         apart = np.linalg.norm(beta - at["irreversible"], axis=-1) / norm
-    kept = {name: ds[name].transpose(*GRID) for name in (*_NEEDED[1:5], *DISTANCES[:2], DISTANCES[3])}
     axis, along = (*GRID, "axis"), ("depth", "curve_mu", "axis")
     variables: dict[str, Any] = {
-        **kept,
+        **{name: ds[name].transpose(*GRID) for name in _KEPT},
         "status": ds.status.transpose(*GRID[:2]),
         "distance_irreversible": (GRID, apart, {"long_name": "relative distance to the irreversible path"}),
         "weights": ((*GRID, "sample"), _weights(ds, beta, X, y, loss, notes), {"long_name": "share of the gradient"}),
@@ -100,7 +105,7 @@ def contents(
 
 
 def _check(ds: xr.Dataset, X: np.ndarray, y: np.ndarray) -> None:
-    missing = [name for name in (*_NEEDED, "l2_beta", "l1_beta") if name not in ds]
+    missing = [name for name in _NEEDED if name not in ds]
     if missing:
         raise ValueError(f"ds must be a Dataset of gflow.studies.transition, but it has no {missing[0]!r}.")
     if X.ndim != 2 or y.shape != X.shape[:1] or X.shape[1] != ds.sizes["coordinate"]:
@@ -131,24 +136,45 @@ def _follow(
     notes: list[str],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The path at the points of the grid and at those of the curve; NaN, with a note, where it cannot be followed."""
-    flat = np.concatenate([mu.ravel(), curve_mu])
-    inside = (flat >= 1e-300) & (flat <= 1e300)
+    # On grids of even steps most points share their mu with others, but for rounding.
+    logs, where = np.unique(np.log(np.concatenate([mu.ravel(), curve_mu])).round(9), return_inverse=True)
+    inside = np.abs(logs) < np.log(1e300)
+    points = np.full((logs.size, dim), np.nan)
     try:
-        known = solve(flat[inside], depth)
+        points[inside] = solve(np.exp(logs[inside]), depth)
     except RuntimeError as error:
         notes.append(f"Depth {depth}: {error}")
-        known = np.nan
-    points = np.full((flat.size, dim), np.nan)
-    points[inside] = known
+    if not inside.all():
+        notes.append(f"Depth {depth}: limits are computed for mu between 1e-300 and 1e300 only.")
+    points = points[where]
     return points[: mu.size].reshape(*mu.shape, dim), points[mu.size :]
 
 
 def _weights(
     ds: xr.Dataset, beta: np.ndarray, X: np.ndarray, y: np.ndarray, loss: AbstractLoss, notes: list[str]
 ) -> np.ndarray:
-    """y_n d gamma / d f_n at the outputs f = X beta, divided by their sum."""
+    """y_n d gamma / d f_n at the outputs f = X beta, divided by their sum.
+
+    A flow carries its weights beside its margins, and the two agree to the rounding of the margins. That grows like
+    gamma: at 1e12 it is all that a weight is made of.
+    """
     gamma = to_nats(ds.decades.values)[:, None]
     outputs = gamma * (beta @ X.T)
-    pulls = jax.vmap(lambda f: loss.weights(f, y))(outputs.reshape(-1, len(y)))
-    weights = np.asarray(pulls).reshape(outputs.shape) * y
-    return weights / weights.sum(-1, keepdims=True)
+    flat = outputs.reshape(-1, len(y))
+    stands = np.asarray(jax.vmap(lambda f: loss.neg_log(f, y))(flat)).reshape(outputs.shape[:-1])
+    off = np.abs(stands - gamma[:, 0]) - 1e-3 - 1e-6 * gamma[:, 0]
+    if np.any(off > 0):
+        raise ValueError(
+            f"loss must be the one that ds was computed with: by {loss}, its flows do not have the losses of their grid."
+        )
+    weights = np.asarray(jax.vmap(lambda f: loss.weights(f, y))(flat)).reshape(outputs.shape) * y
+    weights = weights / weights.sum(-1, keepdims=True)
+    rounding = 4.0 * np.finfo(float).eps * gamma * (np.abs(beta) @ np.abs(X).T)
+    # Only of samples that have a share in the sum.
+    unknown = (np.where(weights > 0, weights * rounding, 0.0).sum(-1, keepdims=True)) > _KNOWN
+    if unknown.any():
+        notes.append(
+            "The weights of the samples are not shown where they are made of rounding: from a loss of about "
+            f"10^-{ds.decades.values[unknown.any((0, 1, 3))].min():.3g} on."
+        )
+    return np.where(unknown, np.nan, weights)

@@ -11,7 +11,8 @@ function add(parent, name, attributes = {}, text = null) {
 }
 
 function sheet(svg, height) {
-  const width = Math.floor(svg.getBoundingClientRect().width);
+  // Before the page is laid out there is no place yet.
+  const width = Math.max(280, Math.floor(svg.getBoundingClientRect().width));
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("height", height);
@@ -110,8 +111,8 @@ function mark(parent, kind, x, y, size = 6) {
   add(parent, "path", { class: `mark ${kind}`, d: SHAPES[kind](size), transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
 }
 
-const NAMES = { l2: "\u2113\u2082 max margin", Q_mu: "Q\u03bc max margin", irreversible: "irreversible path",
-  l1: "\u2113\u2081 max margin", flow: "the flow" };
+const NAMES = { l2: "\u2113_{2} max margin", Q_mu: "Q_{\u03bc} max margin", irreversible: "irreversible path",
+  l1: "\u2113_{1} max margin", flow: "the flow" };
 
 function legend(list, kinds, withCurve) {
   for (const kind of kinds) {
@@ -121,7 +122,9 @@ function legend(list, kinds, withCurve) {
     key.setAttribute("aria-hidden", "true");
     if (withCurve(kind)) curve(key, [[1, 8], [35, 8]], kind);
     mark(key, kind, 18, 8, 5);
-    item.append(key, NAMES[kind]);
+    const name = document.createElement("span");
+    show(name, NAMES[kind]);
+    item.append(key, name);
     list.append(item);
   }
 }

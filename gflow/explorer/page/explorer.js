@@ -17,13 +17,13 @@ function chosen() {
 function values(at) {
   const logTime = at.of("log_time");
   return [
-    ["loss <i>L</i>", powerOfTen(-data.decades[at.decades])],
-    ["<i>\u03b3</i> = \u2212log <i>L</i>", digits(data.decades[at.decades] * Math.LN10, 4)],
-    ["time of the flow <i>t</i>", powerOfTen(logTime === null ? null : logTime / Math.LN10)],
-    ["log<sub>10</sub> <i>t</i>", digits(logTime === null ? null : logTime / Math.LN10, 6)],
-    ["<i>\u03bc</i> = <i>\u03b1</i><sup><i>D</i></sup>/<i>\u03b3</i>", digits(at.of("mu"))],
-    ["excess \u2113<sub>1</sub> norm", percent(at.of("excess_l1"))],
-    ["excess \u2113<sub>2</sub> norm", percent(at.of("excess_l2"))],
+    ["loss L", powerOfTen(-data.decades[at.decades])],
+    ["\u03b3 = \u2212log L", digits(data.decades[at.decades] * Math.LN10, 4)],
+    ["time of the flow t", powerOfTen(logTime === null ? null : logTime / Math.LN10)],
+    ["log_{10} t", digits(logTime === null ? null : logTime / Math.LN10, 6)],
+    ["\u03bc = \u03b1^{D}/\u03b3", digits(at.of("mu"))],
+    ["excess \u2113_{1} norm", percent(at.of("excess_l1"))],
+    ["excess \u2113_{2} norm", percent(at.of("excess_l2"))],
     ...DISTANCE_KINDS.map((kind) => [`distance to ${NAMES[kind]}`, percent(at.of(`distance_${kind}`))]),
     ["off the plane", percent(at.of("off_plane"))],
   ];
@@ -57,7 +57,7 @@ function update() {
     const row = document.createElement("tr");
     const head = document.createElement("th");
     head.scope = "row";
-    head.innerHTML = name;
+    show(head, name);
     const cell = document.createElement("td");
     show(cell, value);
     row.append(head, cell);

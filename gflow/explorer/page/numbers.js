@@ -1,4 +1,5 @@
-// Numbers as text. Powers are written with ^{...}, which `show` makes superscripts and `spoken` words.
+// Numbers and names as text, with ^{...} and _{...} for what is raised and lowered: `show` sets it so, `spoken` is for
+// screen readers, and `raised` for labels in figures.
 
 const MINUS = "\u2212";
 
@@ -29,15 +30,15 @@ function powerOfTen(x) {
 
 function spoken(text) {
   return text.replace(/\^\{([^}]*)\}/g, " to the power of $1").replaceAll("10^", "10 to the power of ")
-    .replaceAll(MINUS, "minus ");
+    .replace(/_\{([^}]*)\}/g, " $1").replaceAll(MINUS, "minus ");
 }
 
 function show(element, text) {
-  element.replaceChildren(...text.split(/(\^\{[^}]*\})/).map((part) => {
-    if (!part.startsWith("^{")) return part;
-    const raised = document.createElement("sup");
-    raised.textContent = part.slice(2, -1);
-    return raised;
+  element.replaceChildren(...text.split(/([\^_]\{[^}]*\})/).map((part) => {
+    if (!/^[\^_]\{/.test(part)) return part;
+    const moved = document.createElement(part[0] === "^" ? "sup" : "sub");
+    moved.textContent = part.slice(2, -1);
+    return moved;
   }));
 }
 

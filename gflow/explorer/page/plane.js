@@ -8,7 +8,7 @@ function planeFrame(data) {
   const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, k) => [flat[2 * k], flat[2 * k + 1]])
     .filter(([x]) => x !== null);
   const solutions = [data.l2, data.l1, ...pairs(data.curves.Q_mu_curve), ...pairs(data.curves.irreversible_curve)];
-  const range = (points, axis) => [Math.min(...points.map((p) => p[axis])), Math.max(...points.map((p) => p[axis]))];
+  const range = (points, axis) => points.reduce(([a, b], p) => [Math.min(a, p[axis]), Math.max(b, p[axis])], [Infinity, -Infinity]);
   const [x, y] = [range(solutions, 0), range(solutions, 1)];
   const size = Math.max(x[1] - x[0], y[1] - y[0], 1e-9);
   const near = pairs(data.fields.place).filter(([a, b]) => a > x[0] - size / 2 && a < x[1] + size / 2
@@ -25,7 +25,7 @@ function drawPlane(figure, data, at) {
   const [[left, right], [low, high]] = data.frame;
   const x = scale(left, right, 52, page.width - 12);
   const y = scale(low, high, page.height - 46, 26);
-  const inside = axes(page, x, y, "from \u2113\u2082 (0) to \u2113\u2081 (1)", "across, in the same unit");
+  const inside = axes(page, x, y, "from \u2113\u2082 (0) to \u2113\u2081 (1)", "across that line, in the same unit");
   const point = (flat, k) => (flat[2 * k] === null ? null : [x.at(flat[2 * k]), y.at(flat[2 * k + 1])]);
   const along = (flat, first, count) => Array.from({ length: count }, (_, k) => point(flat, first + k));
   const perDepth = data.curves.Q_mu_curve.length / 2 / data.depth.length;
