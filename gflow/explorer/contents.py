@@ -24,7 +24,7 @@ DISTANCES = ("distance_l2", "distance_Q_mu", "distance_irreversible", "distance_
 _KEPT = ("log_time", "mu", "excess_l1", "excess_l2", *(name for name in DISTANCES if name != "distance_irreversible"))
 _NEEDED = ("beta_over_gamma", "status", "l2_beta", "l1_beta", *_KEPT)
 _CURVE = 121  # points of a path that is drawn
-_KNOWN = 0.01  # relative error of a weight from which on it is not shown
+_KNOWN = 0.01  # error from which on a number is rounding and is not shown: of weights relative, of log10 absolute
 
 
 def contents(
@@ -44,7 +44,7 @@ def contents(
     - `progress`: show a bar over the limits' paths, in a terminal or notebook only.
 
     **Returns:** a Dataset over (depth, scale, decades): `excess_l1`, `excess_l2`, `distance_l2`, `distance_Q_mu`,
-    `distance_l1`, `log_time` (nats), `mu` and `status` of `ds`; `distance_irreversible`, the relative distance to the
+    `distance_l1`, `log_time` (nats), `mu` and `status` of `ds`; `log_time_loss`, log10 of t L; `distance_irreversible`, the relative distance to the
     irreversible path at the same mu; `weights` (..., sample), the samples' shares of the gradient of -log L, which sum
     to 1; `place` (..., axis), beta / gamma in the plane, where l2 is (0, 0) and l1 is (1, 0), and `off_plane`, its
     distance from the plane over its norm; `Q_mu_place` and `irreversible_place` of the solutions at that mu. Over (depth,
@@ -72,6 +72,7 @@ def contents(
     depths, mu = ds.depth.values, ds.mu.transpose(*GRID).values
     curve_mu = _curve(mu)
     notes: list[str] = []
+    weights = _weights(ds, beta, X, y, loss, notes)
     at, curves = {}, {}
     with tqdm(total=2 * depths.size, unit=" paths", disable=None if progress else True) as bar:
         for name, solve in _paths(X, y).items():
@@ -90,7 +91,8 @@ def contents(
         **{name: ds[name].transpose(*GRID) for name in _KEPT},
         "status": ds.status.transpose(*GRID[:2]),
         "distance_irreversible": (GRID, apart, {"long_name": "relative distance to the irreversible path"}),
-        "weights": ((*GRID, "sample"), _weights(ds, beta, X, y, loss, notes), {"long_name": "share of the gradient"}),
+        "log_time_loss": (GRID, _log_time_loss(ds), {"long_name": "log10 of t L"}),
+        "weights": ((*GRID, "sample"), weights, {"long_name": "share of the gradient"}),
         "place": (axis, plane.of(beta), {"long_name": "beta / gamma in the plane"}),
         "off_plane": (GRID, plane.off(beta), {"long_name": "distance from the plane over the norm of beta / gamma"}),
         "plane_basis": (("axis", "coordinate"), plane.basis),
@@ -150,6 +152,13 @@ def _follow(
     return points[: mu.size].reshape(*mu.shape, dim), points[mu.size :]
 
 
+def _log_time_loss(ds: xr.Dataset) -> np.ndarray:
+    """A difference of large numbers, and of nothing but rounding far out."""
+    log_time = ds.log_time.transpose(*GRID).values / np.log(10.0)
+    known = np.finfo(float).eps * np.abs(log_time) < _KNOWN
+    return np.where(known, log_time - ds.decades.values, np.nan)
+
+
 def _weights(
     ds: xr.Dataset, beta: np.ndarray, X: np.ndarray, y: np.ndarray, loss: AbstractLoss, notes: list[str]
 ) -> np.ndarray:
@@ -160,14 +169,15 @@ def _weights(
     """
     gamma = to_nats(ds.decades.values)[:, None]
     outputs = gamma * (beta @ X.T)
-    flat = outputs.reshape(-1, len(y))
-    stands = np.asarray(jax.vmap(lambda f: loss.neg_log(f, y))(flat)).reshape(outputs.shape[:-1])
+    read = jax.jit(jax.vmap(lambda f: (loss.neg_log(f, y), loss.weights(f, y))))
+    stands, pulls = (np.asarray(values) for values in read(outputs.reshape(-1, len(y))))
+    stands = stands.reshape(outputs.shape[:-1])
     off = np.abs(stands - gamma[:, 0]) - 1e-3 - 1e-6 * gamma[:, 0]
     if np.any(off > 0):
         raise ValueError(
             f"loss must be the one that ds was computed with: by {loss}, its flows do not have the losses of their grid."
         )
-    weights = np.asarray(jax.vmap(lambda f: loss.weights(f, y))(flat)).reshape(outputs.shape) * y
+    weights = pulls.reshape(outputs.shape) * y
     weights = weights / weights.sum(-1, keepdims=True)
     rounding = 4.0 * np.finfo(float).eps * gamma * (np.abs(beta) @ np.abs(X).T)
     # Only of samples that have a share in the sum.

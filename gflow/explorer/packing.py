@@ -16,7 +16,7 @@ from .contents import DISTANCES, GRID
 DIGITS = 6  # of every number on the page
 _SAMPLES = 16  # bars at most; the samples of less weight share one
 # In the order in which they are drawn and put together.
-_SCRIPTS = ("numbers.js", "drawing.js", "plane.js", "distances.js", "weights.js", "explorer.js")
+_SCRIPTS = ("numbers.js", "drawing.js", "plane.js", "distances.js", "weights.js", "time.js", "explorer.js")
 
 
 def pack(shown: xr.Dataset) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def pack(shown: xr.Dataset) -> dict[str, Any]:
     weights = shown.weights.transpose(*GRID, "sample").values
     places = {name: shown[name] for name in ("place", "Q_mu_place", "irreversible_place")}
     curves = {name: shown[name].transpose("depth", "curve_mu", "axis") for name in ("Q_mu_curve", "irreversible_curve")}
-    names = ("log_time", "mu", "excess_l1", "excess_l2", "off_plane", *DISTANCES)
+    names = ("log_time", "log_time_loss", "mu", "excess_l1", "excess_l2", "off_plane", *DISTANCES)
     fields = {name: shown[name].transpose(*GRID) for name in names}
     fields |= {name: place.transpose(*GRID, "axis") for name, place in places.items()}
     return {

@@ -10,13 +10,19 @@ function distanceFrame(data) {
   return [low - margin, high + margin];
 }
 
-function drawDistances(figure, data, at) {
-  const page = sheet(figure.querySelector("figcaption ~ svg"), 380);
+const ACCURACY = "accuracy \u2212log\u2081\u2080 L";
+
+function accuracyAxis(data, page) {
   const logs = data.decades.map(Math.log10);
   const margin = Math.max(0.02 * (logs.at(-1) - logs[0]), 0.02);
-  const x = scale(logs[0] - margin, logs.at(-1) + margin, 52, page.width - 12, true);
+  return scale(logs[0] - margin, logs.at(-1) + margin, 52, page.width - 12, true);
+}
+
+function drawDistances(figure, data, at) {
+  const page = sheet(figure.querySelector("figcaption ~ svg"), 380);
+  const x = accuracyAxis(data, page);
   const y = scale(...data.distanceFrame, page.height - 46, 26, true);
-  const inside = axes(page, x, y, "accuracy \u2212log\u2081\u2080 L", "distance / norm of the solution");
+  const inside = axes(page, x, y, ACCURACY, "distance / norm of the solution");
   const now = x.at(data.decades[at.decades]);
   add(inside, "line", { class: "now", x1: now, x2: now, y1: y.start, y2: y.end });
   const first = at.index - at.decades;

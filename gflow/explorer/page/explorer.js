@@ -2,9 +2,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const sliders = ["scale", "depth", "decades"].map((name) => document.getElementById(name));
-const figures = { plane: drawPlane, distances: drawDistances, weights: drawWeights };
+const figures = { plane: drawPlane, distances: drawDistances, weights: drawWeights, time: drawTime };
 data.frame = planeFrame(data);
 data.distanceFrame = distanceFrame(data);
+data.timeFrame = timeFrame(data);
 
 // The point chosen, by its place on each grid, and what is known there.
 function chosen() {

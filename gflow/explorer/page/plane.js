@@ -36,9 +36,9 @@ function drawPlane(figure, data, at) {
   curve(inside, along(data.fields.place, first, at.decades + 1), "flow");
   mark(inside, "l2", ...point(data.l2, 0));
   mark(inside, "l1", ...point(data.l1, 0));
-  for (const [kind, flat] of [["irreversible", data.fields.irreversible_place], ["Q_mu", data.fields.Q_mu_place]]) {
+  for (const [kind, flat] of [["Q_mu", data.fields.Q_mu_place], ["irreversible", data.fields.irreversible_place]]) {
     const place = point(flat, at.index);
-    if (place) mark(inside, kind, ...place);
+    if (place) mark(inside, kind, ...place, 7.5);
   }
   const here = point(data.fields.place, at.index);
   if (here) mark(inside, "flow", ...here, 5);
