@@ -25,11 +25,14 @@ def made(X, y, depths=DEPTHS, scales=SCALES, decades=DECADES):
         # The flow is late: its mu is three times the one that theory gives it.
         both = limits.q_max_margin(X, y, mu=np.append(mu[i], 3.0 * mu[i]), depth=depth).beta
         q[i], beta[i] = both.reshape(2, *shape[1:], -1)
+    # Samples of different weight, which the scale decides.
+    tilt = np.linalg.pinv(y[:, None] * X) @ np.linspace(0.0, 1.0, y.size)
     for at in np.ndindex(shape):
-        margins, goal = y * (X @ beta[at]), gamma[at[2]]
-        miss = lambda c, m=margins, g=goal: np.log(y.size) - logsumexp(-c * m) - g
-        beta[at] *= brentq(miss, 0.0, goal + 10.0 * np.log(y.size), xtol=1e-13) / goal
-    log_time = np.broadcast_to(gamma - np.log(gamma), shape).copy()
+        shift = tilt * (1.0 + 0.3 * np.log10(scales[at[1]]))
+        margins, more, goal = y * (X @ beta[at]), y * (X @ shift), gamma[at[2]]
+        miss = lambda c, m=margins, n=more, g=goal: np.log(y.size) - logsumexp(-c * m - n) - g
+        beta[at] = (beta[at] * brentq(miss, 0.0, goal + 10.0 * np.log(y.size), xtol=1e-13) + shift) / goal
+    log_time = gamma - np.log(gamma) - 0.3 * np.log(scales)[:, None] + np.zeros(shape)
     status = np.full(shape[:2], int(gflow.Status.success))
     if len(depths) > LOST[0] and len(scales) > LOST[1]:
         beta[*LOST, 3:], log_time[*LOST, 3:], status[LOST] = np.nan, np.nan, int(gflow.Status.max_steps)
