@@ -186,7 +186,9 @@ def test_weights_are_those_of_verified_digits():
     save = gflow.decades(decades).tolist()
     for depth in (2, 3):
         for scale in (1.0, 100.0):
-            run = precise.diagonal_flow(X.tolist(), [1] * 4, depth=depth, scale=scale, stop=save[-1], save=save, digits=15)
+            run = precise.diagonal_flow(
+                X.tolist(), [1] * 4, depth=depth, scale=scale, stop=save[-1], save=save, digits=15
+            )
             found = shown.weights.sel(depth=depth, scale=scale).values
             assert np.isfinite(found).all()
             np.testing.assert_allclose(found, run.weights.astype(float), atol=1e-3)

@@ -43,14 +43,18 @@ def contents(
     - `X`, `y`, `loss`: the data, shapes (N, d) and (N,), and the loss that it was computed with.
     - `progress`: show a bar over the limits' paths, in a terminal or notebook only.
 
-    **Returns:** a Dataset over (depth, scale, decades): `excess_l1`, `excess_l2`, `distance_l2`, `distance_Q_mu`,
-    `distance_l1`, `log_time` (nats), `mu` and `status` of `ds`; `log_time_loss`, log10 of t L; `distance_irreversible`, the relative distance to the
-    irreversible path at the same mu; `weights` (..., sample), the samples' shares of the gradient of -log L, which sum
-    to 1; `place` (..., axis), beta / gamma in the plane, where l2 is (0, 0) and l1 is (1, 0), and `off_plane`, its
-    distance from the plane over its norm; `Q_mu_place` and `irreversible_place` of the solutions at that mu. Over (depth,
-    curve_mu): `Q_mu_curve` and `irreversible_curve` in the plane. `plane_basis` (axis, coordinate) makes the plane.
-    What a flow did not reach, what a limit cannot be followed to, and weights that the margins do not determine at the
-    tolerance of the flow are NaN. The attribute `notes` says what is missing.
+    **Returns:** a Dataset
+
+    - over (depth, scale, decades): `excess_l1`, `excess_l2`, `distance_l2`, `distance_Q_mu`, `distance_l1`, `log_time`
+      (nats) and `mu` of `ds`; `distance_irreversible`, the relative distance to the irreversible path at the same mu;
+      `log_time_loss`, log10 of t L; `weights` (..., sample), the samples' shares of the gradient of -log L, of sum
+      1; `place` (..., axis), beta / gamma in the plane, where l2 is at (0, 0) and l1 at (1, 0), and `off_plane`, its
+      distance from the plane over its norm; `Q_mu_place`, `irreversible_place`, the solutions at this mu;
+    - over (depth, scale): `status`; over (depth, curve_mu): `Q_mu_curve` and `irreversible_curve` in the plane;
+    - `l2_place`, `l1_place` (axis), and `plane_basis` (axis, coordinate), orthonormal.
+
+    What a flow did not reach, what a limit cannot be followed to, and weights and times that are made of rounding are
+    NaN. The attribute `notes` says what is missing, a line for each reason.
 
     **Raises:** `ValueError` if `ds` is not such a Dataset or the data are not those that it was computed with.
 
@@ -175,7 +179,7 @@ def _weights(
     off = np.abs(stands - gamma[:, 0]) - 1e-3 - 1e-6 * gamma[:, 0]
     if np.any(off > 0):
         raise ValueError(
-            f"loss must be the one that ds was computed with: by {loss}, its flows do not have the losses of their grid."
+            f"loss must be the one that ds was computed with: by {loss}, the flows do not have the losses of the grid."
         )
     weights = pulls.reshape(outputs.shape) * y
     weights = weights / weights.sum(-1, keepdims=True)

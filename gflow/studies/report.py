@@ -128,8 +128,8 @@ def reproduce(
 
     - `study`: from `load`.
     - `out`: a folder. It gets `<name>.html`, one self-contained page, and a folder `<name>` with `claims.csv`, a netCDF
-      file for each part, each figure as PNG and SVG, and the pages that parts make of their own. Parts found there that were computed by the same code are not
-      computed again.
+      file for each part, each figure as PNG and SVG, and the pages that parts make of their own. Parts found there that
+      were computed by the same code are not computed again.
     - `quick`: a small version, for a first look.
     - `progress`: called as `progress(part, fraction of the study)`.
 

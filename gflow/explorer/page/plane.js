@@ -34,8 +34,8 @@ function drawPlane(figure, data, at) {
   const first = at.index - at.decades;
   curve(inside, along(data.fields.place, first, data.decades.length), "flow ahead");
   curve(inside, along(data.fields.place, first, at.decades + 1), "flow");
-  mark(inside, "l2", ...point(data.l2, 0));
-  mark(inside, "l1", ...point(data.l1, 0));
+  mark(inside, "l2", ...point(data.l2, 0), 8);
+  mark(inside, "l1", ...point(data.l1, 0), 8);
   for (const [kind, flat] of [["Q_mu", data.fields.Q_mu_place], ["irreversible", data.fields.irreversible_place]]) {
     const place = point(flat, at.index);
     if (place) mark(inside, kind, ...place, 7.5);

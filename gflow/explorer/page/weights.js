@@ -20,7 +20,7 @@ function drawWeights(figure, data, at) {
     if (weight !== null) {
       add(page.svg, "rect", { class: kind, x: left, y: y + 4, width: Math.max(0, weight) * (right - left), height: step - 8, rx: 2 });
     }
-    const label = weight === null ? digits(null) : weight < 1e-4 ? (weight > 0 ? "< 0.01\u2009%" : "0\u2009%") : percent(weight);
+    const label = weight === null ? digits(null) : weight < 1e-4 ? (weight > 0 ? "< 0.01\u2009%" : "0\u2009%") : percent(weight, weight < 0.01 ? 2 : 3);
     add(page.svg, "text", { x: page.width - 2, y: y + step / 2 + 4, "text-anchor": "end" }, label);
   });
   show(figure.querySelector(".note"), rows.some((row) => row.weight === null)

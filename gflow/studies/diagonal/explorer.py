@@ -43,7 +43,7 @@ def claims(ds: xr.Dataset) -> list[Claim]:
     return [
         Claim.at_most("flows of the explorer that did not arrive at a loss of 10^-1,000,000", 0, lost),
         Claim.at_most(
-            f"alpha = {float(late.scale):g}: distance to the irreversible path over that to Q_mu at the end, each depth",
+            f"alpha = {float(late.scale):g}, at the end: distance to the irreversible path over that to Q_mu",
             0.1, (late.distance_irreversible / late.distance_Q_mu).values,
         ),
     ]  # fmt: skip
