@@ -101,7 +101,7 @@ const SHAPES = {
   l1: (r) => `M0 ${-1.25 * r}L${1.2 * r} ${0.95 * r}H${-1.2 * r}Z`,
   Q_mu: (r) => `M0 ${-1.4 * r}L${1.4 * r} 0L0 ${1.4 * r}L${-1.4 * r} 0Z`,
   irreversible: (r) => {
-    const a = 0.45 * r, b = 1.3 * r;
+    const a = 0.34 * r, b = 1.4 * r;
     return `M${-a} ${-b}H${a}V${-a}H${b}V${a}H${a}V${b}H${-a}V${a}H${-b}V${-a}H${-a}Z`;
   },
   flow: (r) => `M${-r} 0A${r} ${r} 0 1 0 ${r} 0A${r} ${r} 0 1 0 ${-r} 0Z`,

@@ -36,9 +36,10 @@ function drawPlane(figure, data, at) {
   curve(inside, along(data.fields.place, first, at.decades + 1), "flow");
   mark(inside, "l2", ...point(data.l2, 0), 8);
   mark(inside, "l1", ...point(data.l1, 0), 8);
+  // What lies on one another: the diamond is a ring, so that the others show.
   for (const [kind, flat] of [["Q_mu", data.fields.Q_mu_place], ["irreversible", data.fields.irreversible_place]]) {
     const place = point(flat, at.index);
-    if (place) mark(inside, kind, ...place, 7.5);
+    if (place) mark(inside, kind, ...place, 8);
   }
   const here = point(data.fields.place, at.index);
   if (here) mark(inside, "flow", ...here, 5);
