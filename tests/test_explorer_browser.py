@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from explorer_page import DECADES, LOST, page, SCALES
+from explorer_page import DECADES, LOST, made, page, SCALES
+
+from gflow import datasets, explorer
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: install gflow[dev]")
 
@@ -216,6 +218,29 @@ def test_legible(browser, pages, width, scheme):
 def shot(browser, file):
     picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True})
     file.write_bytes(base64.b64decode(picture["data"]))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"depths": [2], "scales": [1.0], "decades": np.array([10.0])},
+        {"depths": [2], "scales": [1.0, 2.0], "decades": np.array([1.5, 1e14, 1e60])},
+        {"X": np.array([[1.0], [2.0]]), "y": np.ones(2)},
+    ],
+    ids=["one point", "far losses", "one feature"],
+)
+def test_odd_grids_are_drawn(browser, tmp_path, case):
+    toy = datasets.load("toy")
+    case = {"X": toy.X, "y": toy.y} | case
+    shown = explorer.contents(made(**case), case["X"], case["y"])
+    file = tmp_path / "odd.html"
+    file.write_text(explorer.page(shown, title="Odd", about="A test"), encoding="utf-8")
+    opened(browser, file.as_uri(), 400)
+    assert browser.execute_script(LEGIBLE) == [] and browser.get_log("browser") == []
+    assert browser.execute_script("return document.body.innerHTML.includes('NaN')") is False
+    for name in SLIDERS:
+        slider = browser.find_element(By.ID, name)
+        assert slider.is_enabled() == (shown.sizes[name] > 1)
 
 
 def test_figures_follow_the_window(browser, pages):

@@ -67,15 +67,15 @@ function axes(page, x, y, xLabel, yLabel) {
     const place = x.at(tick.at);
     add(page.svg, "line", { class: "grid", x1: place, x2: place, y1: y.start, y2: y.end });
     const half = 4 * tick.label.length;
-    add(page.svg, "text", { class: "tick", x: Math.min(place, page.width - half), y: y.start + 18, "text-anchor": "middle" }, tick.label);
+    add(page.svg, "text", { class: "tick", x: Math.min(place, page.width - half), y: y.start + 20, "text-anchor": "middle" }, tick.label);
   }
   for (const tick of ticks(y, 44)) {
     const place = y.at(tick.at);
     add(page.svg, "line", { class: "grid", x1: x.start, x2: x.end, y1: place, y2: place });
-    add(page.svg, "text", { class: "tick", x: x.start - 7, y: place + 4.5, "text-anchor": "end" }, tick.label);
+    add(page.svg, "text", { class: "tick", x: x.start - 7, y: Math.min(place + 4.5, y.start), "text-anchor": "end" }, tick.label);
   }
   add(page.svg, "rect", { class: "frame", x: x.start, y: y.end, width: x.end - x.start, height: y.start - y.end });
-  add(page.svg, "text", { x: (x.start + x.end) / 2, y: y.start + 38, "text-anchor": "middle" }, xLabel);
+  add(page.svg, "text", { x: (x.start + x.end) / 2, y: y.start + 40, "text-anchor": "middle" }, xLabel);
   add(page.svg, "text", { x: 2, y: 13 }, yLabel);
   const clip = add(page.svg, "clipPath", { id: `inside-${page.svg.parentNode.id}` });
   add(clip, "rect", { x: x.start, y: y.end, width: x.end - x.start, height: y.start - y.end });

@@ -10,7 +10,8 @@ function planeFrame(data) {
   const solutions = [data.l2, data.l1, ...pairs(data.curves.Q_mu_curve), ...pairs(data.curves.irreversible_curve)];
   const range = (points, axis) => points.reduce(([a, b], p) => [Math.min(a, p[axis]), Math.max(b, p[axis])], [Infinity, -Infinity]);
   const [x, y] = [range(solutions, 0), range(solutions, 1)];
-  const size = Math.max(x[1] - x[0], y[1] - y[0], 1e-9);
+  // One feature, or all solutions at one point: there is no size to go by.
+  const size = Math.max(x[1] - x[0], y[1] - y[0]) || 1;
   const near = pairs(data.fields.place).filter(([a, b]) => a > x[0] - size / 2 && a < x[1] + size / 2
     && b > y[0] - size / 2 && b < y[1] + size / 2);
   return [0, 1].map((axis) => {
