@@ -1,5 +1,6 @@
 """What README and docs show runs as it stands, page by page, and names only what exists."""
 
+import importlib.util
 import inspect
 import os
 import re
@@ -78,7 +79,7 @@ def test_commands_exist():
             options = cli._parser().parse_args([argument.strip("[]") for argument in arguments])
             assert getattr(options, "study", "all") in {*STUDIES, "all", "NAME"}, where
         elif arguments[0] == "-m":
-            assert (ROOT / f"{arguments[1].replace('.', '/')}.py").exists(), where
+            assert importlib.util.find_spec(arguments[1]), where
         elif arguments[0] not in ("script.py", "notebooks/NAME.py"):
             assert (ROOT / arguments[0]).exists(), where
 
