@@ -97,6 +97,7 @@ def _study(page: str) -> str:
     """The body of a page of `gflow reproduce`, with headings that the table of contents sees."""
     body = page.partition("<body>")[2].partition("</body>")[0]
     heading = lambda found: f"\n{'#' * int(found[1])} {html.unescape(found[2])}\n\n"
+    body = re.sub(r'<table [^>]*class="dataframe">', "<table>", body)
     return re.sub(r"<h([12])>(.*?)</h\1>\n?", heading, body)
 
 
