@@ -55,7 +55,7 @@ package: $(DEV)
 	$(BIN)/uv pip install --quiet --python $(VENV)/clean/bin/python dist/*.whl
 	cd $(VENV)/clean && JAX_ENABLE_X64=1 bin/python $(CURDIR)/tests/quickstart.py
 
-LOWEST := tests/test_clocks.py tests/test_bad_input.py tests/test_flow_and_limits.py tests/test_closed_forms.py tests/test_trajectory.py tests/precise/test_precise_input.py tests/limits/test_l1_l2.py
+LOWEST := tests/test_closed_forms.py tests/test_clocks.py tests/test_datasets.py tests/limits/test_l1_l2.py tests/precise/test_precise_input.py
 
 lowest: $(DEV)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
