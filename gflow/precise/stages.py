@@ -80,10 +80,11 @@ def solve(
         margins = (arb_mat(s, network.inputs, beta) * network.XT).entries()
         linear = problem.relations(margins, V, E, clock)
         wrong = last + power
-        fresh = matrix is None or last > -20.0 or matrix.misses(linear) or _pays(goal - wrong, power, wrong)
-        if fresh:
+        fresh = last > -20.0 or _pays(goal - wrong, power, wrong)
+        if matrix is None or fresh or matrix.misses(linear):
             matrix = newton_matrix(network, problem, tableau, clock, linear, V, E, network.log_slopes(place, dx))
             counts["factorizations"] += 1
+            fresh = True
         # Residuals are scaled into the range of float64 by the size of the last update.
         shift = int(last) if -1e9 < last < -40.0 else 0
         unknown = arb_mat(s, n, V)
