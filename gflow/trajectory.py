@@ -21,6 +21,11 @@ _CHATTER = (
     "its pre-activations (see gflow.kinks)."
 )
 
+_DOUBT = (
+    " At {} of its events a kink is met, or missed, by less than rtol resolves (resolved=False): the true flow may do the "
+    "other; lower rtol."
+)
+
 
 class Trajectory(eqx.Module):
     """Saved points of a gradient flow or a gradient descent, with the evidence of how the run went.
@@ -80,7 +85,9 @@ class Trajectory(eqx.Module):
         chatter = _CHATTER if self.stats.get("chattering", False) else ""
         chosen = sum(not event.unique for event in self.events)
         choice = f" At {chosen} of its events the flow was not determined, and at_kink chose." if chosen else ""
-        return Status(int(self.status_code)).sentence + where + chatter + choice
+        open_ = sum(not event.resolved for event in self.events)
+        doubt = _DOUBT.format(open_) if open_ else ""
+        return Status(int(self.status_code)).sentence + where + chatter + choice + doubt
 
     def to_xarray(self) -> xr.Dataset:
         """The saves as an `xarray.Dataset` along the dimension `save`.

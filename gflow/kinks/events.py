@@ -16,14 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
 from .chart import Pattern, PiecewiseChart, pull_on
+from .search import ARMED
 
-KINDS = ("up", "down", "slide", "leave up", "leave down", "stay")
-# A function of an event is armed above this, relative to its scale,
-ARMED = 1e-13
-# and one that was not fires below minus this: what a start on the kink may drift by rounding.
-_DRIFT = 1e-9
-# A dip counts as one to zero below this share of the ends: steps get shorter until it is clear of zero or reaches it.
-_CLEAR = 0.02
+KINDS = ("up", "down", "slide", "leave up", "leave down", "stay", "near")
+# What a run may be off by, in units of rtol: nearer to zero than this, a slack may as well be on the other side.
+_BLUR = 10.0
 # Two samples' directions count as dependent below this squared distance.
 _DEPENDENT = 1e-10
 
@@ -32,8 +29,10 @@ class Event(NamedTuple):
     """A neuron meets, crosses or leaves the kink of a sample, or stays on it.
 
     `kind`: "up" or "down" (it crosses to that side), "slide" (it begins to slide along), "leave up" or "leave down" (it
-    slid along before), "stay" (it stays on a kink that repels). `unique` is False where the flow could go on in more
-    than one way and `at_kink` chose. Of parallel samples, which share a kink, the first is named; `sample` is -1 for a
+    slid along before), "stay" (it stays on a kink that repels), "near" (it turns back from a kink that it has not met).
+    `unique` is False where the flow could go on in more than one way and `at_kink` chose. `resolved` is False where the
+    run came so near to a turn that its tolerance leaves open whether the kink is met: every "near", and a kink that is
+    met, or left again, by as little. Of parallel samples, which share a kink, the first is named; `sample` is -1 for a
     neuron at the origin, where all kinks meet ("up": it leaves).
     """
 
@@ -43,6 +42,7 @@ class Event(NamedTuple):
     sample: int
     kind: str
     unique: bool
+    resolved: bool
 
 
 class EventLog(eqx.Module):
@@ -55,26 +55,30 @@ class EventLog(eqx.Module):
     sample: Int[Array, " e"]
     kind: Int[Array, " e"]
     unique: Bool[Array, " e"]
+    resolved: Bool[Array, " e"]
     count: Int[Array, ""]
     room: Int[Array, ""]
 
     @property
     def columns(self) -> tuple:
-        return self.log_time, self.gamma, self.neuron, self.sample, self.kind, self.unique
+        return self.log_time, self.gamma, self.neuron, self.sample, self.kind, self.unique, self.resolved
 
     def records(self) -> list[Event]:
         kept = min(int(self.count), self.neuron.shape[0])
         columns = [np.asarray(column)[:kept].tolist() for column in self.columns]
-        return [Event(t, g, j, i, KINDS[kind], unique) for t, g, j, i, kind, unique in zip(*columns, strict=True)]
+        return [Event(t, g, j, i, KINDS[kind], *flags) for t, g, j, i, kind, *flags in zip(*columns, strict=True)]
 
     def emptied(self) -> "EventLog":
         return eqx.tree_at(lambda log: log.count, self, jnp.zeros_like(self.count))
 
-    def add(self, which: Array, log_time: Array, gamma: Array, neuron: Any, samples: Array, kinds: Array, unique: Any):
+    def add(
+        self, which: Array, log_time: Array, gamma: Array, neuron: Any, samples: Array, kinds: Any, unique: Any,
+        resolved: Any,
+    ) -> "EventLog":  # fmt: skip
         """One row for each kink in `which`."""
         rows = jnp.where(which, self.count + jnp.cumsum(which) - 1, self.neuron.shape[0])
         put = lambda column, value: column.at[rows].set(jnp.broadcast_to(value, rows.shape), mode="drop")
-        new = (log_time, gamma, neuron, samples, kinds, unique)
+        new = (log_time, gamma, neuron, samples, kinds, unique, resolved)
         columns = [put(column, value) for column, value in zip(self.columns, new, strict=True)]
         return EventLog(*columns, count=self.count + jnp.sum(which), room=self.room)
 
@@ -93,8 +97,8 @@ def empty_log(neurons: int, kinks: int) -> EventLog:
     """With room for what one event can bring beyond `room`."""
     room = neurons + 1024
     number, integer = jnp.full((room + kinks,), jnp.nan, float), jnp.full((room + kinks,), -1, int)
-    unique = jnp.ones(room + kinks, bool)
-    return EventLog(number, number, integer, integer, integer, unique, jnp.zeros((), int), jnp.asarray(room, int))
+    yes = jnp.ones(room + kinks, bool)
+    return EventLog(number, number, integer, integer, integer, yes, yes, jnp.zeros((), int), jnp.asarray(room, int))
 
 
 def slacks(
@@ -141,15 +145,30 @@ class Watch(NamedTuple):
         return (self.slack > ARMED * self.scale).at[1:].set(True)
 
 
-def watch(flow: Flow, a: Array) -> Watch:
+def watch(flow: Flow, a: Array, rate: Array | None = None) -> Watch:
+    """`rate`: the derivative of `a` along the arc length, where it is known."""
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
 
     def at(b):
         c = flow.loss.weights(chart.outputs(b, flow.X), flow.y)
         return slacks(chart, *chart.split(b), chart.pattern, *chart.pulls(c)), c
 
-    slack, drift, c = jax.jvp(at, (a,), (flow.rate(a).coordinates,), has_aux=True)
+    rate = flow.rate(a).coordinates if rate is None else rate
+    slack, drift, c = jax.jvp(at, (a,), (rate,), has_aux=True)
     return Watch(slack, drift, scales(chart, a, c))
+
+
+def slack_at(flow: Flow, a: Array) -> Float[Array, "3 m k"]:
+    """The slacks alone."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    c = flow.loss.weights(chart.outputs(a, flow.X), flow.y)
+    return slacks(chart, *chart.split(a), chart.pattern, *chart.pulls(c))
+
+
+def blur(seen: Watch, rtol: Array) -> Float[Array, "3 m 1"]:
+    """What slacks may be off by. Steps are measured by all neurons together, so one that is small has no fewer."""
+    typical = jnp.sqrt(jnp.mean(seen.scale**2, axis=1, keepdims=True))
+    return _BLUR * rtol * jnp.maximum(seen.scale, typical)
 
 
 def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
@@ -160,53 +179,6 @@ def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
     kind, j, k = index
     pattern = Pattern(chart.pattern.sides[j][None], chart.pattern.holds[j][None], chart.pattern.slides)
     return slacks(chart, v[j][None], output[j][None], pattern, *chart.pulls(c))[kind, 0, k]
-
-
-def first_event(before: Watch, after: Watch, h: Array, armed: Array, nodes: int = 4):
-    """The first zero of the cubics through slacks and slopes at the ends of a step: whether there is one, where, its
-    index, and the slope of that cubic there. A pair that is not armed must rise first, or fall beyond the drift. A
-    cubic that dips almost to zero counts too, for what it interpolates may dip below: `_locate` looks closer."""
-    g0, d0, g1, d1 = before.slack, h * before.drift, after.slack, h * after.drift
-    rise = g1 - g0
-    square, cube = 3.0 * rise - 2.0 * d0 - d1, d0 + d1 - 2.0 * rise
-    at = lambda x: g0 + x * (d0 + x * (square + x * cube))
-
-    def search():
-        # What lies far below zero from the start is a kink that repels and is stayed on by choice.
-        drift = _DRIFT * before.scale
-        seen, close = armed, g0 >= -drift
-        first = jnp.full(g0.shape, jnp.inf)
-        for node in range(1, nodes + 1):
-            start = (node - 1) / nodes
-            g = g1 if node == nodes else at(node / nodes)
-            low = (seen & (g < 0)) | (close & (g < -drift))
-            left = jnp.maximum(at(start), 0.0)
-            first = jnp.minimum(first, jnp.where(low, start + left / (left - g) / nodes, jnp.inf))
-            seen = seen | (g > ARMED * before.scale)
-        # Between nodes: the minimum of each cubic, by the form of the root that does not cancel.
-        root = jnp.sqrt(jnp.maximum(square**2 - 3.0 * cube * d0, 0.0))
-        bottom = jnp.where(d0 < 0, -d0 / (square + root), (root - square) / (3.0 * cube))
-        g = at(bottom)
-        inside = (bottom > 0) & (bottom < 1) & (square + 3.0 * cube * bottom > 0)
-        dips = inside & ((armed & (g < _CLEAR * jnp.minimum(g0, g1))) | (close & (g < -drift)))
-        # Of a parabola with this bottom, the first zero; its vertex where it has none.
-        depth = jnp.maximum(g0, 0.0) / jnp.maximum(g0 - jnp.minimum(g, 0.0), jnp.finfo(float).tiny)
-        first = jnp.minimum(first, jnp.where(dips, bottom * (1.0 - jnp.sqrt(jnp.maximum(1.0 - depth, 0.0))), jnp.inf))
-        # A pair that has just left zero comes back at the other root.
-        leaves = ~armed & (d0 > 0)
-        back = 2.0 * d0 / (jnp.sqrt(jnp.maximum(square**2 - 4.0 * cube * d0, 0.0)) - square)
-        first = jnp.where(leaves & (first < jnp.inf) & (back > 0) & (back < 1), back, first)
-        index = jnp.unravel_index(jnp.argmin(first), first.shape)
-        x = first[index]
-        slope = d0[index] + x * (2.0 * square[index] + x * 3.0 * cube[index])
-        return x < jnp.inf, jnp.minimum(x, 1.0), index, slope
-
-    # A cubic lies above the least of its Bernstein coefficients: mostly that says already that nothing happens.
-    least = jnp.minimum(jnp.minimum(g0 + d0 / 3.0, g1 - d1 / 3.0), g1)
-    none = jnp.zeros((), int)
-    return jax.lax.cond(
-        jnp.any(least < 0), search, lambda: (jnp.asarray(False), jnp.ones(()), (none,) * 3, jnp.ones(()))
-    )
 
 
 class Decision(NamedTuple):
@@ -242,16 +214,8 @@ def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, 
     reach = E @ E.T
     spans = jnp.sum(reach * (_inverse(E, held) @ reach), axis=0)
     dependent = jnp.any(met & (1.0 - spans < _DEPENDENT))
-    sides, holds = _least_norm(E, a, sides, box, p, n)
-    origin = from_origin(chart, a, p, n)
-    take = lambda yes, no: jnp.where(at_origin, yes, no)
-    return Decision(
-        take(0.0, v),
-        take(origin.sides, sides),
-        take(origin.holds, holds),
-        take(origin.unique, True),
-        take(origin.dependent, dependent),
-    )
+    go_on = lambda: Decision(v, *_least_norm(E, a, sides, box, p, n), jnp.asarray(True), dependent)
+    return jax.lax.cond(at_origin, lambda: from_origin(chart, a, p, n), go_on)
 
 
 def _least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array) -> tuple[Array, Array]:

@@ -1,9 +1,9 @@
 """The loop of a flow with kinks: one step of a Diffrax solver on a fixed pattern at a time, up to the next event.
 
-An accepted step is looked over for events by the cubics through the slacks and their derivatives at its ends. The first
-one is located on the dense output; if that is not accurate enough there, the step is repeated up to it. Then the
-pattern of one neuron changes, and nothing else is computed anew. Same functions as `gflow.driver`, for
-`gflow.gradient_flow`.
+An accepted step is looked over for events by the quartics through the slacks. The first one is located on the dense
+output; if that is not accurate enough there, the step is repeated up to it. Then the pattern of one neuron changes, and
+nothing else is computed anew. Where a slack turns within the tolerance of zero, the run cannot tell whether it meets its
+kink; it goes on by its own path, and says so in its events. Same functions as `gflow.driver`, for `gflow.gradient_flow`.
 """
 
 from typing import Any
@@ -23,7 +23,10 @@ from ..losses import Square
 from ..solvers import FlowTerm, LogRadau, StepControl
 from ..status import as_code, Status
 from .chart import Pattern, PiecewiseChart
-from .events import at_start, decide, Decision, empty_log, EventLog, first_event, slack_of, Watch, watch
+from .events import (
+    at_start, blur, decide, Decision, empty_log, EventLog, KINDS, slack_at, slack_of, Watch, watch
+)  # fmt: skip
+from .search import first_meeting
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
 # The dense output serves so near to the ends of a step, where its error is of second order in the distance. A step is
@@ -51,6 +54,8 @@ class Position(driver.Position):
 
     pattern: Pattern
     armed: Bool[Array, "3 m k"]
+    # Which slacks have been well above zero since they last came to it.
+    clear: Bool[Array, "3 m k"]
     watch: Watch
     log: EventLog
 
@@ -80,14 +85,14 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
         origin = jnp.all(on)
         kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where((row > 0) | origin, 0, 1))
         on = jnp.where(origin, jnp.arange(k) == 0, on)
-        return log.add(on, -jnp.inf, base.gamma, j, jnp.where(origin, -1, chart.samples), kinds, every.unique[j])
+        return log.add(on, -jnp.inf, base.gamma, j, jnp.where(origin, -1, chart.samples), kinds, every.unique[j], True)
 
     log = jax.lax.fori_loop(0, m, note, log)
     seen = watch(flow, a)
     status = jnp.where(jnp.any(every.dependent), int(Status.kinks_meet), base.status)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     fields["status"] = as_code(status)
-    return Position(**fields, pattern=pattern, armed=seen.armed, watch=seen, log=log)
+    return Position(**fields, pattern=pattern, armed=seen.armed, clear=seen.slack > 0, watch=seen, log=log)
 
 
 def advance(
@@ -120,10 +125,16 @@ def advance(
         size, sight = flow.error(e, p.state, p.sight, y1)
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
-        seen = watch(flow, y1[:-1])
-        hit, x, index, slope = first_event(p.watch, seen, p.h, p.armed)
-        hit = hit & keep
-        x, found, sharp = _locate(flow, along, p, rtol, hit, x, index, slope, size)
+        # The dense output meets the equation at the ends.
+        seen = watch(flow, y1[:-1], jax.jvp(along, (p.h,), (jnp.ones(()),))[1][:-1])
+        ends = (p.watch.slack, p.h * p.watch.drift, seen.slack, p.h * seen.drift)
+        fuzz = blur(p.watch, rtol)
+        # Of a step that is not kept, nothing.
+        meeting, turns = first_meeting(
+            ends, slack_at(flow, along(0.5 * p.h)[:-1]), p.watch.scale, jnp.where(keep, fuzz, -jnp.inf), p.armed
+        )
+        hit, index = meeting.x < jnp.inf, meeting.index
+        x, found, sharp = _locate(flow, along, p, rtol, hit, jnp.minimum(meeting.x, 1.0), index, meeting.slope, size)
         lands, repeat = hit & sharp, hit & ~sharp
         state, sight = jax.lax.cond(lands, lambda: _there(flow, along(x * p.h)), lambda: (y1, sight))
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
@@ -193,17 +204,22 @@ def advance(
         status = as_code(jnp.where(done, int(Status.success), status))
         # A step that passes the stop is not kept: whoever resumes repeats it.
         moves = keep & ~done
+        turned = (turns <= jnp.where(lands, x, 1.0)) & p.clear & moves
+        clear = (p.clear & ~turned) | (moves & ~lands & (seen.slack > fuzz))
+        p = _note_turns(flow, along, p, jnp.where(turned, turns, jnp.inf))
         # Pattern and log are left where they are: they are large, and change only at events.
         moved = (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, solver_state, lands | far)
-        moved = (*moved, p.armed | seen.armed, seen)
-        fields = lambda q: (q.state, q.gauge, q.sight, q.solver, q.restart, q.armed, q.watch)
+        moved = (*moved, p.armed | seen.armed, clear, seen)
+        fields = lambda q: (q.state, q.gauge, q.sight, q.solver, q.restart, q.armed, q.clear, q.watch)
         chosen = jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, fields(p))
         pace = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
         counts = (p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int), status)
         p = eqx.tree_at(
             lambda q: (*fields(q), q.h, q.control, q.steps, q.rejected, q.status), p, (*chosen, *pace, *counts)
         )
-        p = _meet(whole, p, moves, lands, index)
+        least = fuzz[index[0], index[1], 0]
+        resolved = (p.clear[index] | (meeting.height > least)) & (meeting.depth > least)
+        p = _meet(whole, p, moves, lands, index, resolved, rtol)
         out = (p.status == Status.running) & (p.steps + p.rejected >= max_steps)
         return driver.with_status(p, jnp.where(out, int(Status.max_steps), p.status)), saves
 
@@ -246,15 +262,34 @@ def _locate(
 
     def sharp():
         # What the dense output misses of the equation, halfway and at the end.
-        worst = jnp.max(jnp.abs(jax.vmap(defect)(x * h * jnp.asarray([0.5, 1.0]))), axis=0)
-        return flow.error(x * h * worst, p.state, p.sight, p.state)[0] <= _DENSE * rtol
+        small = lambda u: flow.error(x * h * defect(u), p.state, p.sight, p.state)[0] <= _DENSE * rtol
+        return jax.lax.cond(small(x * h), lambda: small(0.5 * x * h), lambda: jnp.asarray(False))
 
     near = jnp.minimum(x, 1.0 - x) <= _NEAR
     fine = jax.lax.cond(hit & found & ~near & (size <= _DENSE * rtol), sharp, lambda: jnp.asarray(False))
     return x, found, found & (near | fine)
 
 
-def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> Position:
+def _note_turns(flow: Flow, along: Any, p: Position, turns: Array) -> Position:
+    """Log what turned within the tolerance of zero, at these shares of the step."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+
+    def note(carry):
+        log, turns = carry
+        index = jnp.unravel_index(jnp.argmin(turns), turns.shape)
+        state = along(turns[index] * p.h)
+        which = jnp.arange(turns.shape[2]) == index[2]
+        when = flow.log_time(state, p.gauge), flow.gamma(state[:-1])
+        log = log.add(which, *when, index[1], chart.samples, KINDS.index("near"), True, False)
+        return log, turns.at[index].set(jnp.inf)
+
+    log, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1] < jnp.inf), note, (p.log, turns))
+    return eqx.tree_at(lambda q: q.log, p, log)
+
+
+def _meet(
+    whole: Flow, p: Position, moved: Array, hit: Array, index: tuple, resolved: Array, rtol: Array
+) -> Position:
     """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time."""
 
     def at_once(p: Position):
@@ -263,7 +298,7 @@ def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> P
         return jnp.any(now), jnp.unravel_index(jnp.argmax(now), now.shape)
 
     def body(carry):
-        p, _, (kind, j, k) = carry
+        p, _, (kind, j, k), resolved = carry
         flow = at(whole, p)
         chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
         a = p.state[:-1]
@@ -283,24 +318,33 @@ def _meet(whole: Flow, p: Position, moved: Array, hit: Array, index: tuple) -> P
         kinds = jnp.where(new.sides == 0, jnp.where(slides, 5, 2), kinds)
         changed = (new.sides != sides) | (turns & stays & slides)
         log_time = flow.log_time(p.state, p.gauge)
-        log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns)
+        log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns, resolved)
         pattern = Pattern.of(p.pattern.sides.at[j].set(new.sides.astype(float)), p.pattern.holds.at[j].set(new.holds))
         state = jnp.append(chart.join(v.at[j].set(new.v), output), p.state[-1])
         seen = watch(eqx.tree_at(lambda f: f.chart, whole, chart.on(pattern)), state[:-1])
         armed = p.armed.at[:, j].set(seen.armed[:, j])
+        beyond = seen.slack > blur(seen, rtol)
+        clear = p.clear | beyond
+        # The velocity of the neuron jumps: what fell towards another kink may rise now.
+        turned = (w.drift[0, j] < 0) & (seen.drift[0, j] >= 0) & clear[0, j] & ~beyond[0, j] & ~changed & ~this
+        log = log.add(turned, log_time, p.gamma, j, chart.samples, KINDS.index("near"), True, False)
+        clear = clear.at[:, j].set(jnp.where(changed | this | turned, beyond[:, j], clear[:, j]))
         status = as_code(jnp.where(new.dependent, int(Status.kinks_meet), p.status))
         p = eqx.tree_at(
-            lambda q: (q.state, q.pattern, q.armed, q.watch, q.log, q.status),
+            lambda q: (q.state, q.pattern, q.armed, q.clear, q.watch, q.log, q.status),
             p,
-            (state, pattern, armed, seen, log, status),
+            (state, pattern, armed, clear, seen, log, status),
         )
         more, following = at_once(p)
-        return p, more & ~new.dependent, following
+        return p, more & ~new.dependent, following, p.clear[following]
 
     tied, other = at_once(p)
+    resolved = jnp.where(hit, resolved, p.clear[other])
     index = tuple(jnp.where(hit, i, j) for i, j in zip(index, other, strict=True))
     return jax.lax.while_loop(
-        lambda carry: carry[1] & (carry[0].log.count < carry[0].log.room), body, (p, moved & (hit | tied), index)
+        lambda carry: carry[1] & (carry[0].log.count < carry[0].log.room),
+        body,
+        (p, moved & (hit | tied), index, resolved),
     )[0]
 
 
