@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike, Float
@@ -173,7 +174,8 @@ def _weights(
     """
     gamma = to_nats(ds.decades.values)[:, None]
     outputs = gamma * (beta @ X.T)
-    read = jax.jit(jax.vmap(lambda f: (loss.neg_log(f, y), loss.weights(f, y))))
+    targets = jnp.asarray(y)
+    read = jax.jit(jax.vmap(lambda f: (loss.neg_log(f, targets), loss.weights(f, targets))))
     stands, pulls = (np.asarray(values) for values in read(outputs.reshape(-1, len(y))))
     stands = stands.reshape(outputs.shape[:-1])
     off = np.abs(stands - gamma[:, 0]) - 1e-3 - 1e-6 * gamma[:, 0]

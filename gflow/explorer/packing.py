@@ -73,7 +73,7 @@ def page(shown: xr.Dataset, *, title: str, about: str) -> str:
     """
     if "place" not in shown:
         raise ValueError("shown must be a Dataset of gflow.explorer.contents; pass what transition returns to that.")
-    folder = resources.files(__package__) / "page"
+    folder = resources.files("gflow.explorer") / "page"
     read = lambda name: (folder / name).read_text(encoding="utf-8")
     packed = json.dumps(pack(shown), separators=(",", ":"), allow_nan=False)
     return _filled(
