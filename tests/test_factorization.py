@@ -265,7 +265,8 @@ def test_plain_factors_say_where_rounding_seeds_the_exit(start):
     else:
         plain = jax.jit(lambda scale, y=y: (lambda t: (t.status_code, t.log_time))(run(X, y * scale**0, scale)))
         codes, times = jax.vmap(plain)(jnp.array([1e-12, 1e-24, 1e-30]))
-        assert codes.tolist() == [Status.success, Status.seeded, Status.seeded]
+        # From 1e-30 nothing moves any more that rounding would not move.
+        assert codes.tolist() == [Status.success, Status.seeded, Status.settled]
         graded = run(X, y, 1e-12, rtol=1e-10)
         np.testing.assert_allclose(times[0], graded.log_time, atol=1e-7)
         return

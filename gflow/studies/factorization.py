@@ -306,6 +306,15 @@ def _moves(model: MatrixFactorization, target: float, eta: float, stride: int) -
     return np.min(np.diff(p)), rise, np.max(miss[-50:]) if traj.success else np.inf
 
 
+def _steps_table(ds: xr.Dataset) -> Any:
+    equal = ds.ending.to_pandas()
+    for sign, which in ((1, "λ > 0"), (-1, "λ < 0")):
+        one = ds.ending_perturbed.sel(sign=sign)
+        for at in ds["at"].values:
+            equal[f"perturbed, {which}: {at}"] = one.sel(at=at).values
+    return equal
+
+
 def _steps_claims(ds: xr.Dataset) -> list[Claim]:
     bounded = ds.sel(at="bound")
     return [
@@ -336,7 +345,8 @@ STUDY = Study(
         saddles.SADDLES,
         Part("signs", "Positive and negative eigenvalues", signs, _signs_claims, {"signs": plots.signs}),
         Part("noise", "Noise and early stopping", noise, _noise_claims, {"noise": plots.noise}),
-        Part("steps", "Step sizes, at and beyond their bounds", steps, _steps_claims),
+        Part("steps", "Step sizes, at and beyond their bounds", steps, _steps_claims,
+             tables={"Distance of the product to the target after the last steps": _steps_table}),
         linear_networks.DIRECTIONS,
         linear_networks.IMBALANCE,
     ),
