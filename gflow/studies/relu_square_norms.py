@@ -18,7 +18,7 @@ from .report import Claim
 # A loss that counts as zero, for labels of size one.
 _ZERO = 1e-12
 # The stiffest flow that the searches look at: an explicit solver follows it in some thousand steps.
-_STIFFEST = 500.0
+_STIFFEST = 3000.0
 
 
 def flow(model: Any, X: Any, y: Any, **options: Any) -> Any:
@@ -93,7 +93,7 @@ def _by_flow(X: np.ndarray, y: np.ndarray) -> float:
     """The same by `gradient_flow`, at a loss of 1e-12; nan where it does not get there."""
     best = least_norm(X, y)
     assert best is not None
-    options = {"clock": LossClock(), "stop": -np.log(_ZERO), "rtol": 1e-8, "throw": False, "max_steps": 50_000}
+    options = {"clock": LossClock(), "stop": -np.log(_ZERO), "rtol": 1e-8, "throw": False, "max_steps": 100_000}
     traj = flow(ReLUNeuron(np.zeros(X.shape[1])), X, y, at_kink=1.0, **options)
     return float(np.linalg.norm(traj.final.weights) / np.linalg.norm(best)) if traj.success else np.nan
 
@@ -127,7 +127,7 @@ def _embed(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def ratios(quick: bool, report: Callable) -> xr.Dataset:
     dimensions = (2, 3) if quick else (2, 3, 4, 5)
-    count, starts, steps, checks = (100, 3, 500, 3) if quick else (300, 5, 800, 4)
+    count, starts, steps, checks = (100, 3, 800, 3) if quick else (300, 5, 1500, 4)
     found = np.full((len(dimensions), count + starts * steps), np.nan)
     checked = np.full((len(dimensions), checks, 2), np.nan)
     tops = np.full((len(dimensions), 2 * dimensions[-1], dimensions[-1] + 1), np.nan)
