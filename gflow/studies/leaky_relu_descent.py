@@ -256,7 +256,8 @@ def _activation_figure(ds: xr.Dataset) -> Any:
         label = f"1/{1 / scale:.0f}" if scale > 1e-4 else "$10^{-5}$"
         ax.set(xscale="log", xlabel="step of descent", title=f"{label} of Glorot's scale", ylim=(0.9, None))
     axes[0, 0].set(ylabel="stable rank")
-    axes[0, -1].legend(fontsize=8, title="dashed: the larger of the two\nblocks of one output sign", title_fontsize=8)
+    title = "dashed: the larger of the two\nblocks of one output sign"
+    axes[0, 0].legend(fontsize=8, title=title, title_fontsize=8, loc="lower left")
     return figure
 
 

@@ -139,7 +139,7 @@ def _impossibility_claims(ds: xr.Dataset) -> Sequence[Claim]:
             text = str(ds.exact.values[k, i])
             with mp.workdps(30):
                 off = float(abs(mpf(text) - mpf(digits[i])))
-            refined = "the flow's events, refined by Newton's method on the exact pieces: "
+            refined = "the flow's events, refined by the secant method on the exact pieces: "
             claims.append(Claim.at_most(f"{name}: {refined}{what} {text}, distance to {digits[i]}", 2e-20, off))
         time, third = float(ds.time_exact[k]), float(ds.third_exact[k])
         ulp = float(ds.time_ulp[k])

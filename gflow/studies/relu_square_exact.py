@@ -1,8 +1,9 @@
 """The flow of one ReLU neuron with the square loss from weights of zero, solved piece by piece.
 
-While the active samples S stay the same, w' = b - A w with A = sum_S x x^T and b = sum_S y x, which eigenvectors solve.
-A piece ends at the first root of some w . x_i. With labels of at least zero no kink attracts, so each one that is met is
-crossed. The neuron leaves zero with slope 1 there, along the velocity that is active on the samples it claims.
+While the active samples S stay the same, w' = b - A w with A = sum_S x x^T and b = sum_S y x, which eigenvectors
+solve. A piece ends at the first root of some w . x_i. With labels of at least zero no kink attracts, so each one that
+is met is crossed. The neuron leaves zero with slope 1 there, along the velocity that is active on the samples it
+claims.
 """
 
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ def follow(X: np.ndarray, y: np.ndarray) -> Path | None:
             return Path(vectors @ rest, stiffness, times, samples)
         k = int(np.argmax(wrong.any(axis=0)))
         before, after = (0.0 if k == 0 else looks[k - 1]), looks[k]
-        at = lambda t, i: constant[i] + shares[i] @ np.exp(-rates * t)
+        at = lambda t, i, constant=constant, shares=shares, rates=rates: constant[i] + shares[i] @ np.exp(-rates * t)
         met = []
         for i in np.flatnonzero(wrong[:, k]):
             changes = at(before, i) * at(after, i) < 0
@@ -89,8 +90,8 @@ def follow(X: np.ndarray, y: np.ndarray) -> Path | None:
 
 
 def refine(X: Sequence, y: Sequence, times: Sequence[float], samples: Sequence[int], digits: int = 30) -> tuple:
-    """Times of the crossings and end of the flow to `digits`, from crossings known approximately: on each piece Newton's
-    method, or rather the secant method, finds the time at which the pre-activation of the next sample is zero.
+    """Times of the crossings and end of the flow to `digits`, from crossings known approximately: on each piece the
+    secant method finds the time at which the pre-activation of the next sample is zero.
 
     **Arguments:** `X` (N rows of d), `y` (N): numbers of mpmath, or what it takes. `times`, `samples`: of a `Path`, or
     of the events of `gflow.gradient_flow`.
