@@ -201,7 +201,8 @@ def _first_figure(ds: xr.Dataset) -> Any:
     _count_steps(axes[0], int(ds.step[-1]))
     for ax in axes[0]:
         ax.set(yscale="log", ylabel="stable rank over that at the start", ylim=(5e-4, 1.4))
-        ax.legend(fontsize=8, loc="lower left")
+    left.legend(fontsize=8, loc="lower left")
+    right.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.9))
     return figure
 
 
