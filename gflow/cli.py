@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         "transition",
         help="from the kernel to the rich regime on a data set",
         description="Integrate diagonal networks over initialization scales down to tiny losses, and tell which "
-        "max-margin limit each flow is near. Writes transition.nc, table.csv, phase-diagram.png and paths.png.",
+        "max-margin limit each flow is near. Writes transition.nc, table.csv, phase-diagram.png, paths.png, and "
+        "explorer.html, a page with sliders for scale, depth and accuracy that works without a network.",
     )
     command.add_argument("data", nargs="?", default="iris", help="iris, breast-cancer, toy, or a CSV file")
     command.add_argument("--label", help="label column of the CSV file")
@@ -118,7 +119,7 @@ def _transition(options: argparse.Namespace) -> None:
 
     keep_compilations()
     _require_netcdf("transition")
-    from . import datasets, losses, plots
+    from . import datasets, explorer, losses, plots
     from .studies import transition
 
     data = datasets.load(
@@ -151,7 +152,11 @@ def _transition(options: argparse.Namespace) -> None:
         options.out / "table.csv"
     )
     figures = plots.transition_figures(ds, options.out)
-    names = ["flows.zarr", "transition.nc", "table.csv", *(figure.name for figure in figures)]
+    shown = explorer.contents(ds, data.X, data.y, loss=loss, progress=True)
+    about = f"{data}. {options.loss.capitalize()} loss, rtol {options.rtol:g}."
+    page = explorer.page(shown, title=f"{data.name}: from the kernel to the rich regime", about=about)
+    (options.out / "explorer.html").write_text(page, encoding="utf-8")
+    names = ["flows.zarr", "transition.nc", "table.csv", *(figure.name for figure in figures), "explorer.html"]
     print(f"\n{time.perf_counter() - began:.1f} s. Written to {options.out}: {', '.join(names)}")
     _report_failures(ds.status)
 

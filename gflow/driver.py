@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .charts import EuclideanChart
 from .clocks import AbstractClock
 from .flow import Flow, Sight
 from .losses import Square
+from .plateaus import Plateaus
 from .solvers import first_step, FlowTerm, LogRadau, StepControl
 from .status import as_code, Status
 
@@ -41,6 +43,7 @@ class Position(eqx.Module):
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
     status: Int[Array, ""]
+    plateaus: Plateaus
 
     @property
     def gamma(self) -> Float[Array, ""]:
@@ -62,7 +65,7 @@ class Saves(eqx.Module):
 
 def empty_saves(count: int, size: int) -> Saves:
     nan = jnp.full((count,), jnp.nan)
-    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.asarray(0))
+    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.zeros((), int))
 
 
 def _terms(flow: Flow) -> FlowTerm:
@@ -111,6 +114,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
         steps=jnp.zeros((), int),
         rejected=jnp.zeros((), int),
         status=as_code(jnp.where(moves, Status.running, Status.stationary_start)),
+        plateaus=Plateaus.none(),
     )
 
 
@@ -230,7 +234,14 @@ def advance(
             stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
         if implicit:
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
-        status = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
+        plateaus, seeded = p.plateaus, jnp.asarray(False)
+        if isinstance(flow.chart, EuclideanChart):
+            # Other charts keep small directions apart.
+            log_time = jnp.log(y1[-1]) + p.gauge + sight.gamma
+            size = extent / flow.chart.length(p.state[:-1])
+            plateaus, seeded = plateaus.passing(p.log_time, log_time, p.h / size, rtol)
+        status = jnp.where(stalled, int(Status.step_too_small), int(Status.running))
+        status = as_code(jnp.where(seeded, int(Status.seeded), status))
         far = jnp.abs(jnp.log(y1[-1])) > GAUGE_RANGE
         shift = jax.lax.stop_gradient(jnp.where(far, jnp.log(y1[-1]), 0.0))
         after = Position(
@@ -244,15 +255,17 @@ def advance(
             steps=p.steps + 1,
             rejected=p.rejected,
             status=status,
+            plateaus=plateaus,
         )
         again = p.solver
         if implicit:
             # A step that was solved but missed the tolerance is where the shorter one starts to look.
             again = _pick(jnp.isfinite(size), solver.again(again, solver_state), solver.failed(again))
+        waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
         retry = eqx.tree_at(
             lambda q: (q.h, q.control, q.solver, q.rejected, q.status),
             p,
-            (h_next, control, again, p.rejected + 1, status),
+            (h_next, control, again, p.rejected + 1, waits),
         )
         return y1, dense, keep, after, retry
 

@@ -25,6 +25,7 @@ class Status(enum.IntEnum):
     no_model = 11
     unverified = 12
     plateau = 13
+    seeded = 14
     steps_used = 20
     diverged = 21
     left_chart = 22
@@ -51,6 +52,10 @@ _SENTENCES = {
     Status.plateau: (
         "The flow is on a plateau between saddles that has lasted 1e17 times as long as what is learned takes to "
         "relax: float64 cannot resolve its exit to the next singular value; start from a larger scale."
+    ),
+    Status.seeded: (
+        "The flow left a plateau along a direction so small there that rounding of the coordinates had a part in it: "
+        "times from here on are not right to rtol; start from a larger scale, or loosen rtol."
     ),
     Status.minimum: "The loss cannot fall further: the flow reached the minimum over beta, where the gradient is zero.",
     Status.residual_floor: (

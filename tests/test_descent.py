@@ -199,13 +199,14 @@ class Counted(eqx.Module):
 
 
 def test_values_do_not_recompile_and_transformations_work():
-    run = lambda w, step, more=0.0: gflow.gradient_descent(
-        Counted(w), DATA + more, LABELS, step=step, steps=40, throw=False
+    run = lambda w, step, more=0.0, steps=40: gflow.gradient_descent(
+        Counted(w), DATA + more, LABELS, step=step, steps=steps, throw=False
     )
     first = run(jnp.full(3, 0.0), 0.1)
     before = len(calls)
     for k in range(3):
-        run(jnp.full(3, 0.1 * k), 0.05 * (k + 1), 0.01 * k)
+        # Longer runs are cut into pieces: those that follow the first are of the same program.
+        run(jnp.full(3, 0.1 * k), 0.05 * (k + 1), 0.01 * k, 40 + 600 * k)
     # Checking the shape of the output is all that is traced anew.
     assert len(calls) - before <= 3
     batch = jax.vmap(lambda step: run(jnp.zeros(3), step))(jnp.array([0.1, 0.2]))

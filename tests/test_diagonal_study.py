@@ -106,6 +106,7 @@ def test_quick_reproduction(tmp_path):
     assert unexpected == {} and len(found) == len(QUESTIONED) and len(claims) >= 60
     page = (tmp_path / "diagonal.html").read_text()
     assert len(re.findall("<img ", page)) >= 14 and 'src="http' not in page
+    assert "diagonal/explorer.html" in page and "://" not in (tmp_path / "diagonal" / "explorer.html").read_text()
 
 
 @pytest.mark.slow

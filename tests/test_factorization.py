@@ -13,6 +13,8 @@ from gflow.charts import chart_of
 from gflow.flow import Flow
 from gflow.graded import graded_flow
 from gflow.limits import factorization as closed
+from gflow.plateaus import Plateaus
+from gflow.status import Status
 
 MF = gflow.models.MatrixFactorization
 SQUARE = gflow.losses.Square(reduction="sum")
@@ -192,6 +194,10 @@ def test_two_saddles_from_1e_30():
     np.testing.assert_allclose(traj.neg_log_loss, -np.log(loss), rtol=1e-6)
 
 
+def _with_zero_column(W):
+    return jnp.append(W, jnp.zeros((W.shape[0], 1)), axis=1)
+
+
 def extended(model, target, times, dt=0.004):
     """Runge and Kutta's method at 64 bits of mantissa."""
     W, V = (np.asarray(f).astype(np.longdouble) for f in model.factors)
@@ -216,6 +222,59 @@ def test_two_saddles():
     times = np.log(1e16) * np.array([0.4, 0.55, 0.95, 1.05, 1.2]) + 1
     model, traj = escape(1e-16, [2.0, 1.0], times)
     np.testing.assert_allclose(traj.model.product, extended(model, (TURN * [2, 1]) @ TURN.T, times), atol=1e-7)
+
+
+def test_rounding_on_plateaus_is_told():
+    """b = 1e-8, grown by e^3 since the fast motion ended, t = 30: log t is shifted by eps / (1e-8 / e^3) / 30."""
+    time, b, begin = np.linspace(1.0, 40.0, 400), 1e-8, 10.0
+    lowest = begin + 0.2 * (3.0 - np.log(b))
+    speed = np.where(time < begin, 1.0, np.exp(-4 * (time - begin)) + b * np.exp(time - lowest))
+    for rtol, told in ((1e-9, True), (1e-6, False)):
+        plateaus, ends = Plateaus.none(), []
+        for t0, t1, v in zip(time, time[1:], speed, strict=False):
+            step = np.log(t0), np.log(t1), v * (t1 - t0), rtol
+            plateaus, seeded = plateaus.passing(*(jnp.asarray(number) for number in step))
+            ends += [t1] if seeded else []
+        # From where the speed has grown by a thousand, and not where it falls.
+        assert (12.0 < ends[0] < 30.0) if told else not ends
+
+
+@pytest.mark.parametrize("start", [
+    "measurements", pytest.param("masked", marks=pytest.mark.slow), pytest.param("traced", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_plain_factors_say_where_rounding_seeds_the_exit(start):
+    """Without graded coordinates: learning times of both values from 1e-12, as with them; from 1e-24 the run says that
+    the second is not right, and from 1e-30 neither does it succeed."""
+    target = (TURN * [2.0, 1.0]) @ TURN.T
+    X, y = gflow.observe.everything(target)
+    half = -np.log(0.5**2 / 2)
+    save = jnp.array([-np.log((1 + 1) / 2) + 1e-3, half])
+    run = lambda X, y, scale, **more: gflow.gradient_flow(
+        MF.gaussian([2, 2, 2], scale, jax.random.key(1)), X, y, loss=SQUARE, save=save, throw=False, **more
+    )
+    units = np.eye(4).reshape(4, 2, 2)
+    if start == "measurements":
+        plain = lambda scale: run(units, target.ravel(), scale)
+    elif start == "masked":
+        # A column more, of which nothing is observed.
+        wide = np.ma.masked_array(np.append(y, [[9.0, 9.0]], axis=0), mask=[[False] * 2] * 2 + [[True] * 2])
+        pad = lambda scale: eqx.tree_at(
+            lambda m: m.factors[0], MF.gaussian([2, 2, 2], scale, jax.random.key(1)), replace_fn=_with_zero_column
+        )
+        plain = lambda scale: gflow.gradient_flow(pad(scale), jnp.eye(3), wide, loss=SQUARE, save=save, throw=False)
+    else:
+        plain = jax.jit(lambda scale, y=y: (lambda t: (t.status_code, t.log_time))(run(X, y * scale**0, scale)))
+        codes, times = jax.vmap(plain)(jnp.array([1e-12, 1e-24, 1e-30]))
+        assert codes.tolist() == [Status.success, Status.seeded, Status.seeded]
+        graded = run(X, y, 1e-12, rtol=1e-10)
+        np.testing.assert_allclose(times[0], graded.log_time, atol=1e-7)
+        return
+    graded = run(X, y, 1e-12, rtol=1e-10)
+    np.testing.assert_allclose(plain(1e-12).log_time, graded.log_time, atol=1e-7)
+    seeded = plain(1e-24)
+    assert "rounding of the coordinates had a part in it" in seeded.status and not plain(1e-30).success
+    # What was learned before is right.
+    np.testing.assert_allclose(seeded.log_time[0], run(X, y, 1e-24, rtol=1e-10).log_time[0], atol=1e-7)
 
 
 @pytest.mark.slow

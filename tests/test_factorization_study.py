@@ -1,5 +1,9 @@
 """The studies of matrix factorization and of descent against flow."""
 
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -15,10 +19,22 @@ def test_quick_reproduction(name, tmp_path):
     assert (tmp_path / f"{name}.html").exists() and len(claims) >= 8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name, wanted", [
+    ("discretization", lambda told: abs(told["ratio"](told["to_flow"]) - 2) < 0.1
+     and abs(told["ratio"](told["to_modified"]) - 4) < 0.3 and np.all(told["to_flow"][-1] < told["bound"])
+     and all(0.8 < edge < 1 + 1e-6 for edge, _ in told["at_the_end"][1:])),
+    ("deep_factorization", lambda told: told["inside"] > 20 and told["outside"] == 0),
+])  # fmt: skip
+def test_notebook(name, wanted, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    assert wanted(runpy.run_path(str(Path(__file__).parents[1] / "notebooks" / f"{name}.py")))
+
+
 def test_bound_along_a_path():
     """e' = m e + 1 with m constant."""
     t = np.linspace(0.0, 2.0, 30)
-    found = discretization._accumulated(t, np.full(30, 0.7), np.ones(30))
+    found = discretization.accumulated(t, np.full(30, 0.7), np.ones(30))
     np.testing.assert_allclose(found, np.expm1(0.7 * t) / 0.7, rtol=1e-5, atol=1e-12)
 
 

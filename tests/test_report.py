@@ -34,7 +34,9 @@ def draw(ds):
 
 
 def study(compute=compute):
-    parts = (Part("one", "Part one", compute, claims, {"line": draw}), Part("two", "Part two", compute, lambda ds: []))
+    more = {"more": lambda ds: f"<p>{ds.v.values.sum():g}</p>"}
+    second = Part("two", "Part two", compute, lambda ds: [], pages=more)
+    parts = (Part("one", "Part one", compute, claims, {"line": draw}), second)
     return Study("example", "An example", "A source", "A summary.", parts)
 
 
@@ -45,9 +47,11 @@ def test_files_verdicts_and_reuse(tmp_path):
     assert [claim.holds for claim in found] == [True, False, True]
     assert seen == sorted(seen) and seen[-1] == 1.0
     names = {path.name for path in (tmp_path / "example").iterdir()}
-    assert names == {"one.nc", "two.nc", "claims.csv", "line.png", "line.svg"}
+    assert names == {"one.nc", "two.nc", "claims.csv", "line.png", "line.svg", "more.html"}
+    assert (tmp_path / "example" / "more.html").read_text() == "<p>6</p>"
     page = (tmp_path / "example.html").read_text()
     assert "with a &lt;" in page and "does not hold" in page and "data:image/png;base64," in page
+    assert '<a href="example/more.html">' in page
     assert "2 of 3 claims hold" in page and 'src="http' not in page
     report.reproduce(study(), tmp_path, quick=True)
     assert CALLS == [True, True]

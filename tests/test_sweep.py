@@ -1,5 +1,7 @@
 """What a sweep returns: the flows of its points, whatever they are made and computed by."""
 
+import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -141,6 +143,80 @@ def test_models_that_tracing_would_change_are_called(make_model):
             made = make_model(problem.axes[0].values[row])
             one = jax.tree.map(lambda leaf, k=k: leaf[k] if eqx.is_array(leaf) else leaf, group.models)
             assert eqx.tree_equal(made, one)
+
+
+class Bent(eqx.Module):
+    w: jax.Array
+    activation: Callable
+
+    def __call__(self, x):
+        return self.activation(self.w @ x)
+
+
+def with_closure(scale, by):
+    return lambda z: by * jnp.tanh(z)
+
+
+def with_default(scale, by):
+    return lambda z, by=by: by * jnp.tanh(z)
+
+
+def with_keyword_default(scale, by):
+    return lambda z, *, by=by: by * jnp.tanh(z)
+
+
+def with_function(scale, by):
+    inner = lambda z: by * z
+    return lambda z: jnp.tanh(inner(z))
+
+
+def with_containers(scale, by):
+    held = {"by": [by, np.ones(1)], "key": jax.random.key(0)}
+    return lambda z: held["by"][0] * jnp.tanh(z)
+
+
+def with_module(scale, by):
+    linear = eqx.nn.Linear("scalar", "scalar", key=jax.random.key(0))
+    return lambda z: by * jnp.tanh(linear(z))
+
+
+def with_partial(scale, by):
+    return functools.partial(jax.nn.leaky_relu, negative_slope=by)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [with_closure, with_default, with_keyword_default, with_function, with_containers, with_module, with_partial],
+)
+def test_functions_made_anew_at_every_point_share_a_program(make):
+    """But not with those that hold on to another number."""
+    bent = lambda scale, by: Bent(jnp.full(3, scale), make(scale, by))
+    # Arrays made while JAX traces are no numbers that could be compared.
+    traceable = make not in (with_containers, with_module)
+    assert planned(lambda scale: bent(scale, 0.5), save=[50.0])[0].traced == (("scale",) if traceable else ())
+    problem, layout = planned(lambda scale: bent(float(scale), 0.5), save=[50.0])
+    found = [g for chunk in chunks.cut(layout.shape, (2,)) for g in models.groups(problem, chunk.points(), {})]
+    assert len(found) == 3 and len({id(group.models.activation) for group in found}) == 1
+    problem, layout = planned(lambda scale: bent(1.0, scale), save=[50.0])
+    (chunk,) = chunks.cut(layout.shape, (5,))
+    groups = list(models.groups(problem, chunk.points(), {}))
+    assert problem.traced == () and len(groups) == 5
+    x = jnp.ones(3)
+    for group in groups:
+        model = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, group.models)
+        assert model(x) == bent(1.0, problem.axes[0].values[group.rows[0]])(x)
+
+
+@pytest.mark.slow
+def test_models_of_array_output():
+    make_model = lambda scale: gflow.models.MatrixFactorization.identical(2, depth=2, scale=scale)
+    eye, target = np.eye(2), np.diag([2.0, 1.0])
+    over, more = {"scale": [0.5, 0.1]}, {"loss": gflow.losses.Square(reduction="sum"), "save": [2.0, 20.0]}
+    ds = gflow.sweep(make_model, eye, target, over=over, rtol=1e-6, workers=0, **more)
+    assert (ds.status == gflow.Status.success).all()
+    for scale in over["scale"]:
+        traj = gflow.gradient_flow(make_model(scale), eye, target, rtol=1e-6, **more)
+        np.testing.assert_allclose(ds.log_time.sel(scale=scale), traj.log_time, rtol=1e-5)
 
 
 def test_a_point_without_a_model_does_not_spoil_the_others(ds):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +131,25 @@ def weighted(numbers):
     return {"m": lambda model: model.beta @ jnp.asarray(numbers)}
 
 
+def scattered(by):
+    """Called with texts, and apart from others away from the axes along which models are looked at first."""
+    return lambda a, b: network(by if a != "0" and b != "0" else 1.0)
+
+
+def deepened(by):
+    """Compiled along seeds, and another model at another depth."""
+    return lambda depth, seed: network(1.0 + (0.1 if depth == 2 else by) * seed, depth)
+
+
+class Halved(gflow.losses.Exponential):
+    """A loss of the user's, whose text does not say what it computes."""
+
+    by: float = eqx.field(default=0.5, static=True, repr=False)
+
+    def neg_log_mean(self, f, y):
+        return super().neg_log_mean(self.by * f, y)
+
+
 def picked(numbers):
     return {"m": jax.jit(lambda model: model.beta[jnp.asarray(numbers)])}
 
@@ -140,6 +160,8 @@ def shifted(by):
 
 
 EXPONENTIAL, LOGISTIC = gflow.losses.Exponential(), gflow.losses.Logistic()
+DEEP = {"depth": [2, 3], "seed": [0, 1, 2]}
+TEXTS = {"a": ["0", "1", "2"], "b": ["0", "1", "2"]}
 TOTAL = gflow.losses.Exponential(reduction="sum")
 
 
@@ -154,6 +176,9 @@ TOTAL = gflow.losses.Exponential(reduction="sum")
             "other models",
         ),
         (dict(make_model=shifted(3.0)), dict(make_model=shifted(4.0)), "other models"),
+        (dict(make_model=scattered(3.0), over=TEXTS), dict(make_model=scattered(4.0), over=TEXTS), "other models"),
+        (dict(make_model=deepened(0.2), over=DEEP), dict(make_model=deepened(5.0), over=DEEP), "other models"),
+        (dict(over={"loss": {"a": Halved()}}), dict(over={"loss": {"a": Halved(by=0.25)}}), "other losses"),
         (dict(metrics=weighted([0.0, 1.0, 2.0])), dict(metrics=weighted([1.0, 2.0, 3.0])), "other metrics"),
         (dict(metrics=picked([0, 1])), dict(metrics=picked([1, 2])), "other metrics"),
     ],

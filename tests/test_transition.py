@@ -104,10 +104,12 @@ def test_command_writes_its_files_and_prints_its_table(tmp_path, capsys):
     grids = ["--scales", "0.1:10:3", "--decades", "1:100:3"]
     cli.main(["transition", "toy", "--depth", "2", *grids, "--out", str(out), "--workers", "0"])
     names = sorted(file.name for file in out.iterdir())
-    assert names == ["flows.zarr", "paths.png", "phase-diagram.png", "table.csv", "transition.nc"]
+    assert names == ["explorer.html", "flows.zarr", "paths.png", "phase-diagram.png", "table.csv", "transition.nc"]
     printed = capsys.readouterr().out
     assert "toy: N = 3, d = 6" in printed and "depth 2" in printed and "loss 1e-100" in printed
     with xr.open_dataset(out / "transition.nc") as ds:
+        page = (out / "explorer.html").read_text(encoding="utf-8")
+        assert "toy: N = 3, d = 6" in page and f"{float(ds.distance_l1[0, 2, 2]):.6g}" in page
         row = next(line for line in printed.splitlines() if line.startswith("10  "))
         assert f"{float(ds.excess_l1[0, 2, 2]):.4f}" in row
 

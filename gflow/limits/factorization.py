@@ -208,13 +208,20 @@ def rank_interval(
     )
 
 
-def step_bound(target: float, depth: int, scale: float) -> float:
-    """A step size below which the descent d - eta d^(N-1) (d^N - lambda) from alpha converges monotonically.
+def step_bound(target: float, depth: int, scale: float, gap: float | None = None) -> float:
+    """A step size up to which descent of an eigenvalue converges.
 
-    1 / ((3N - 2) M^(2N-2)) with M = max(alpha, |lambda|^(1/N)): the derivative of the gradient is smaller than its
-    inverse there, and the iteration an increasing map.
+    From equal factors alpha, d - eta d^(N-1) (d^N - lambda) converges monotonically below
+    1 / ((3N - 2) M^(2N-2)), M = max(alpha, |lambda|^(1/N)): the derivative of the gradient is smaller than its inverse
+    there, and the iteration an increasing map. From `perturbed` factors the bound is 1 / (9N (c M)^(2N-2)) with
+    c = 1 + beta / alpha: of the published form, and checked by descents, not proven here.
 
-    Source: Chou et al. 2020 (arXiv 2011.13772), lemma on identical initialization.
+    **Arguments:** `target` the eigenvalue lambda of T, `depth` N, `scale` alpha > 0, and `gap` beta in (0, alpha), of
+    perturbed factors.
+
+    **Raises:** `ValueError` for bad input.
+
+    Source: Chou et al. 2020 (arXiv 2011.13772).
 
     !!! example
 
@@ -226,8 +233,15 @@ def step_bound(target: float, depth: int, scale: float) -> float:
         ```
     """
     whole("depth", depth)
-    size = max(abs(float(scale)), abs(float(target)) ** (1 / depth))
-    return 1.0 / ((3 * depth - 2) * size ** (2 * depth - 2))
+    target, scale = float(target), float(scale)
+    if not (math.isfinite(target) and 0 < scale < math.inf):
+        raise ValueError(f"target must be finite and scale a positive number, not {target!r} and {scale!r}.")
+    size = max(scale, abs(target) ** (1 / depth))
+    if gap is None:
+        return 1.0 / ((3 * depth - 2) * size ** (2 * depth - 2))
+    if not 0 < gap < scale:
+        raise ValueError(f"gap must be between 0 and scale, {scale:g}, not {gap!r}.")
+    return 1.0 / (9 * depth * ((1 + float(gap) / scale) * size) ** (2 * depth - 2))
 
 
 # The formulas, in mpmath at working precision

@@ -19,6 +19,9 @@ from .matrix import Clock, Failure, newton_matrix
 from .network import DualNetwork, Place
 from .tableau import Tableau
 
+# log2 of the part of an error that rounding in the float64 matrix leaves.
+_ROUNDING = -46.0
+
 
 @dataclass(eq=False)
 class Stages:
@@ -63,6 +66,8 @@ def solve(
     V, matrix = list(guess), None
     goal = -digits * LOG2_10
     last, stalled = math.inf, 0
+    # log2 of what the matrix leaves of an error: as much as was wrong where it was made, at best rounding.
+    power = 0.0
     for iteration in range(1, 60):
         counts["newton"] += 1
         E = problem.rates(V, clock)
@@ -74,7 +79,9 @@ def solve(
             inspect(E, last / LOG2_10)
         margins = (arb_mat(s, network.inputs, beta) * network.XT).entries()
         linear = problem.relations(margins, V, E, clock)
-        if matrix is None or last > -20.0 or matrix.misses(linear):
+        wrong = last + power
+        fresh = matrix is None or last > -20.0 or matrix.misses(linear) or _pays(goal - wrong, power, wrong)
+        if fresh:
             matrix = newton_matrix(network, problem, tableau, clock, linear, V, E, network.log_slopes(place, dx))
             counts["factorizations"] += 1
         # Residuals are scaled into the range of float64 by the size of the last update.
@@ -82,6 +89,7 @@ def solve(
         unknown = arb_mat(s, n, V)
         update, worst = matrix.update(unknown - arb_mat(s, n, linear.implied), shift)
         size = math.log2(worst) + shift if worst > 0 else -math.inf
+        power = min(max(size, _ROUNDING), -1.0) if fresh else power
         damping = 0 if size < 0.5 else math.ceil(size - 0.5)
         V = (unknown - update * arb((1, shift - damping))).mid().entries()
         moved = -math.inf
@@ -99,6 +107,11 @@ def solve(
             raise Failure("no convergence")
         last = size
     raise Failure("no convergence")
+
+
+def _pays(left: float, power: float, error: float) -> bool:
+    """Whether a matrix made at an error of 2^`error` saves an iteration of those that are `left` (in powers of 2)."""
+    return left / power - left / max(error, _ROUNDING) > 1.0
 
 
 def _moved(V: list[arb], implied: list[arb], pace: list[arb]) -> float:

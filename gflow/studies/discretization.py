@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from .. import metrics, observe
 from ..clocks import TimeClock
 from ..descent import gradient_descent
-from ..losses import Square
+from ..losses import AbstractLoss, Square
 from ..models import MatrixFactorization
 from ..modified import modified
 from ..solve import gradient_flow
@@ -44,9 +44,9 @@ def _problem() -> tuple[MatrixFactorization, Any, Any]:
     return MatrixFactorization.gaussian([4, 4, 4, 4], 0.6, jax.random.key(1)), X, y
 
 
-def _drift(model: Any, X: Any, y: Any) -> jax.Array:
+def drift(model: Any, X: Any, y: Any, *, loss: AbstractLoss = _SUM) -> jax.Array:
     """||H grad L||, twice the error of a step of descent over eta^2."""
-    gradient, theta = loss_gradient(model, X, y, _SUM)
+    gradient, theta = loss_gradient(model, X, y, loss)
     g = gradient(theta)
     return jnp.linalg.norm(jax.jvp(gradient, (theta,), (g,))[1])
 
@@ -63,7 +63,7 @@ def distance(quick: bool = False, report: Callable[[float], None] = lambda done:
     times = np.linspace(0.0, stop, count)[1:]
     etas = [0.02, 0.01, 0.005] if quick else [0.05, 0.02, 0.01, 0.005, 0.0025]
     etas = [eta for eta in etas if np.allclose(times / eta, np.round(times / eta))]
-    along = {"theta": _theta, "drift": _drift, "ends": functools.partial(metrics.hessian_ends, loss=_SUM, rtol=1e-4)}
+    along = {"theta": _theta, "drift": drift, "ends": functools.partial(metrics.hessian_ends, loss=_SUM, rtol=1e-4)}
     until = {"loss": _SUM, "clock": TimeClock(), "save": times, "rtol": 1e-10}
     flow = gradient_flow(model, X, y, **until, metrics=along)
     report(0.3)
@@ -80,8 +80,8 @@ def distance(quick: bool = False, report: Callable[[float], None] = lambda done:
         report(0.3 + 0.7 * (n + 1) / len(etas))
     ends = np.asarray(flow.metrics["ends"])
     grid, m = np.append(0.0, times), -np.append(ends[:1, 0], ends[:, 0])
-    drift = np.append(flow.metrics["drift"][:1], flow.metrics["drift"])
-    bound = etas[-1] / 2 * _accumulated(grid, m, drift)[1:]
+    source = np.append(flow.metrics["drift"][:1], flow.metrics["drift"])
+    bound = etas[-1] / 2 * accumulated(grid, m, source)[1:]
     return xr.Dataset(
         {
             "to_flow": ("eta", [g.max() for g in gaps]), "to_modified": ("eta", to_modified),
@@ -92,7 +92,7 @@ def distance(quick: bool = False, report: Callable[[float], None] = lambda done:
     )  # fmt: skip
 
 
-def _accumulated(t: np.ndarray, m: np.ndarray, source: np.ndarray) -> np.ndarray:
+def accumulated(t: np.ndarray, m: np.ndarray, source: np.ndarray) -> np.ndarray:
     """e(t) of e' = m e + source, e(0) = 0, with m and the source piecewise linear, on a fine grid."""
     fine = np.linspace(t[0], t[-1], 40 * t.size)
     rate, push = np.interp(fine, t, m), np.interp(fine, t, source)

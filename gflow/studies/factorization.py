@@ -145,7 +145,9 @@ def sensing(quick: bool = False, report: Callable[[float], None] = lambda done: 
     for n, rank in enumerate(ranks):
         U = 1e-2 * np.eye(size)[:, :rank]
         model = MatrixFactorization([np.pad(U, ((0, 0), (0, size - rank))).T, np.pad(U, ((0, 0), (0, size - rank)))])
-        traj = gradient_descent(model, X, y, loss=_SUM, step=1e-2, steps=2000 * more, metrics=seen)
+        # As many saves as above: the same compiled program.
+        save = _rows(2000 * more, 41)
+        traj = gradient_descent(model, X, y, loss=_SUM, step=1e-2, steps=2000 * more, save=save, metrics=seen)
         values = metrics.singular_values(traj.final)
         final.append((float(traj.metrics["miss"][-1]), int(jnp.sum(values > 1e-8 * values[0]))))
         report(0.5 + (n + 1) / 8)
@@ -228,14 +230,15 @@ def _signs_claims(ds: xr.Dataset) -> list[Claim]:
 
 def noise(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
     """Noisy entries, N = 3: the error against the clean target, and the stop by the predicted learning time."""
-    size = 20 if quick else 50
+    # Sizes and saves are those of `estimation`, so that what was compiled there serves here.
+    size = 12 if quick else 50
     # The eigenvalues of the noise end at one half.
     deviation = 0.25 / size**0.5
     clean = observe.symmetric(EIGENVALUES, size, jax.random.key(4))
     raw = deviation * jax.random.normal(jax.random.key(5), (size, size))
     X, y = observe.everything(clean + (raw + raw.T) / 2**0.5)
     miss = lambda model: jnp.linalg.norm(model.product - clean) / jnp.linalg.norm(clean)
-    save = _rows(20_000, 161)
+    save = _rows(20_000, 81 if quick else 161)
     traj = gradient_descent(
         MatrixFactorization.identical(size, 3, 0.1), X, y, loss=_SUM, step=5e-3, steps=20_000, save=save,
         metrics={"miss": miss},
@@ -255,40 +258,69 @@ def _noise_claims(ds: xr.Dataset) -> list[Claim]:
 
 
 def steps(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
-    """Descent of one eigenvalue from alpha I, at multiples of the step bound and of the stability limit.
+    """Descent of one eigenvalue of the product, at and beyond the bounds on the step, from equal factors alpha and from
+    perturbed ones.
 
-    At lambda^(1/N) the Hessian along the common value is N lambda^(2-2/N): beyond eta = 2 over that no run can stay.
+    With P = |lambda|^(2-2/N), N P is the curvature at the minimum, but for what factors differ by. From equal factors
+    the iteration is increasing up to 1 / (N P); from any start no run can stay at the minimum beyond 2 / (N P).
+
+    **Returns:** over (depth, size) from equal factors and over (depth, sign, size) from perturbed ones: `least_move` of
+    the product towards the target, `rise` of the loss over its value before, and `ending`, the distance to the target.
     """
-    rows = []
-    factors = np.array([0.5, 0.99, 2.0])
-    for depth, target, scale in ((2, 4.0, 0.1), (3, 2.0, 0.3), (4, 1.5, 0.5)):
-        model = MatrixFactorization.identical(1, depth, scale)
-        bound = closed.step_bound(target, depth, scale)
-        limit = 2.0 / (depth * target ** (2 - 2 / depth))
-        entry = []
-        for eta in [*(factors[:2] * bound), 0.95 * limit, 1.2 * limit]:
-            traj = gradient_descent(
-                model, np.eye(1), target * np.eye(1), loss=_SUM, step=eta, steps=4000, save=np.arange(0, 4001),
-                throw=False,
-            )  # fmt: skip
-            d = np.asarray(traj.model.factors[0][:, 0, 0])
-            # A tail of 50 steps tells a limit from a cycle.
-            entry.append((np.min(np.diff(d)), np.max(np.abs(d[-50:] ** depth - target)) if traj.success else np.inf))
-        rows.append(entry)
-        report(len(rows) / 3)
-    table = np.array(rows)
+    cases = ((2, 4.0, 0.1), (3, 2.0, 0.3)) if quick else ((2, 4.0, 0.1), (3, 2.0, 0.3), (4, 1.5, 0.5))
+    equal, other = [], []
+    for n, (depth, target, scale) in enumerate(cases):
+        gap, increasing = scale / 2, 1.0 / (depth * target ** (2 - 2 / depth))
+        one = MatrixFactorization.identical(1, depth, scale)
+        sizes = [closed.step_bound(target, depth, scale), 0.99 * increasing, 1.1 * increasing, 1.9 * increasing,
+                 2.1 * increasing]  # fmt: skip
+        equal.append([_moves(one, target, eta, 1) for eta in sizes])
+        two = MatrixFactorization.perturbed(1, depth, scale, gap)
+        bound = closed.step_bound(target, depth, scale, gap)
+        other.append([[_moves(two, sign * target, eta, 20) for eta in (bound, 2.2 * increasing)] for sign in (1, -1)])
+        report((n + 1) / len(cases))
+    names = ("least_move", "rise", "ending")
+    fields = {name: (("depth", "size"), np.array(equal)[..., k]) for k, name in enumerate(names)}
+    fields |= {f"{name}_perturbed": (("depth", "sign", "at"), np.array(other)[..., k]) for k, name in enumerate(names)}
     return xr.Dataset(
-        {"least_move": (("depth", "size"), table[:, :, 0]), "ending": (("depth", "size"), table[:, :, 1])},
-        coords={"depth": [2, 3, 4], "size": ["0.5 bound", "0.99 bound", "0.95 limit", "1.2 limit"]},
+        fields,
+        coords={
+            "depth": [depth for depth, *_ in cases],
+            "size": ["bound", "0.99 increasing", "1.1 increasing", "0.95 stability", "1.05 stability"],
+            "at": ["bound", "1.1 stability"], "sign": [1, -1],
+        },
+    )  # fmt: skip
+
+
+def _moves(model: MatrixFactorization, target: float, eta: float, stride: int) -> tuple[float, float, float]:
+    """Least move towards the target, largest rise of the loss relative to what it was, and the distance at the end."""
+    save = np.arange(0, 4001) * stride
+    traj = gradient_descent(
+        model, np.eye(1), target * np.eye(1), loss=_SUM, step=eta, steps=int(save[-1]), save=save, throw=False
     )
+    p = np.asarray(traj.model.product)[:, 0, 0] * np.sign(target)
+    miss = np.abs(p - abs(target))
+    # Below, what moves is rounding. A tail of 50 tells a limit from a cycle.
+    above = miss[:-1] > 1e-12
+    rise = np.max(miss[1:][above] / miss[:-1][above] - 1, initial=-1.0)
+    return np.min(np.diff(p)), rise, np.max(miss[-50:]) if traj.success else np.inf
 
 
 def _steps_claims(ds: xr.Dataset) -> list[Claim]:
+    bounded = ds.sel(at="bound")
     return [
-        Claim.at_least("below the bound descent is monotone: least move of d", -1e-12, ds.least_move.values[:, :2]),
-        Claim.at_most("below the bound it converges: distance to the target at the end", 1e-8, ds.ending.values[:, :2]),
-        Claim.at_least("beyond the stability limit it does not", 1e-3, ds.ending.values[:, 3]),
-    ]
+        Claim.at_least("equal factors, at the bound and up to the increasing map: least move of the product", -1e-12,
+                       ds.least_move.values[:, :2]),
+        Claim.at_most("there they converge: distance to the target at the end", 1e-8, ds.ending.values[:, :2]),
+        Claim.at_most("beyond it they overshoot: least move", -1e-6, ds.least_move.values[:, 2]),
+        Claim.at_most("but converge below the limit of stability: distance at the end", 1e-8, ds.ending.values[:, 2:4]),
+        Claim.at_least("beyond the limit of stability they do not: distance", 1e-3, ds.ending.values[:, 4]),
+        Claim.at_most("perturbed factors, either sign, at their bound: distance at the end", 1e-8,
+                      bounded.ending_perturbed.values),
+        Claim.at_most("there the loss never rises: largest rise, relative", 0.0, bounded.rise_perturbed.values),
+        Claim.at_least("beyond the limit of stability perturbed factors do not converge: distance", 1e-3,
+                       ds.ending_perturbed.sel(at="1.1 stability").values),
+    ]  # fmt: skip
 
 
 STUDY = Study(
@@ -304,7 +336,7 @@ STUDY = Study(
         saddles.SADDLES,
         Part("signs", "Positive and negative eigenvalues", signs, _signs_claims, {"signs": plots.signs}),
         Part("noise", "Noise and early stopping", noise, _noise_claims, {"noise": plots.noise}),
-        Part("steps", "Step sizes", steps, _steps_claims),
+        Part("steps", "Step sizes, at and beyond their bounds", steps, _steps_claims),
         linear_networks.DIRECTIONS,
         linear_networks.IMBALANCE,
     ),

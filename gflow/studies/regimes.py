@@ -101,7 +101,7 @@ def transition(
         workers=workers,
         progress=progress,
     )
-    return _compare(_over_decades(flows, decades), X, y, l2, l1)
+    return compare(_over_decades(flows, decades), X, y, l2, l1)
 
 
 def _over_decades(flows: xr.Dataset, decades: np.ndarray) -> xr.Dataset:
@@ -121,8 +121,9 @@ def _over_decades(flows: xr.Dataset, decades: np.ndarray) -> xr.Dataset:
     return ds.assign_coords(decades=("decades", decades, {"long_name": "accuracy log10 1/L"})).load()
 
 
-def _compare(flows: xr.Dataset, X: np.ndarray, y: np.ndarray, l2: Any, l1: Any) -> xr.Dataset:
-    """Excesses, distances and the Q_mu path beside the flows."""
+def compare(flows: xr.Dataset, X: np.ndarray, y: np.ndarray, l2: Any, l1: Any) -> xr.Dataset:
+    """Excesses, distances and the Q_mu path beside the flows, given as `beta_over_gamma` (depth, scale, decades,
+    coordinate); `l2` and `l1` are the max margins of `X` and `y`."""
     depths, scales = flows.depth.values, flows.scale.values
     gamma = to_nats(flows.decades.values)
     mu = np.exp(depths[:, None, None] * np.log(scales)[None, :, None] - np.log(gamma)[None, None, :])

@@ -89,6 +89,7 @@ class Part(NamedTuple):
     - `compute(quick, report)`: the Dataset; `quick` asks for a small version, and `report(fraction)` moves the bar.
     - `claims(ds)`: the claims that it decides. `figures`: names and functions of the Dataset that return a figure.
     - `tables`: captions and functions of the Dataset that return a pandas DataFrame.
+    - `pages`: names and functions of the Dataset that return the text of an HTML file, to which the study's page links.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Part(NamedTuple):
     claims: Callable[[xr.Dataset], Sequence[Claim]]
     figures: dict[str, Callable[[xr.Dataset], Any]] = {}  # noqa: RUF012
     tables: dict[str, Callable[[xr.Dataset], pd.DataFrame]] = {}  # noqa: RUF012
+    pages: dict[str, Callable[[xr.Dataset], str]] = {}  # noqa: RUF012
 
 
 class Study(NamedTuple):
@@ -126,8 +128,8 @@ def reproduce(
 
     - `study`: from `load`.
     - `out`: a folder. It gets `<name>.html`, one self-contained page, and a folder `<name>` with `claims.csv`, a netCDF
-      file for each part and each figure as PNG and SVG. Parts found there that were computed by the same code are not
-      computed again.
+      file for each part, each figure as PNG and SVG, and the pages that parts make of their own. Parts found there that
+      were computed by the same code are not computed again.
     - `quick`: a small version, for a first look.
     - `progress`: called as `progress(part, fraction of the study)`.
 
@@ -142,8 +144,11 @@ def reproduce(
         ds = _dataset(folder / f"{part.name}.nc", study, part, quick, report)
         found = list(part.claims(ds))
         pictures = [_draw(folder / name, draw, ds) for name, draw in part.figures.items()]
+        for name, write in part.pages.items():
+            (folder / f"{name}.html").write_text(write(ds), encoding="utf-8")
         claims += found
-        sections.append(_section(part, found, pictures, {name: table(ds) for name, table in part.tables.items()}))
+        tables = {name: table(ds) for name, table in part.tables.items()}
+        sections.append(_section(part, found, pictures, tables, [f"{study.name}/{name}.html" for name in part.pages]))
         report(1.0)
     rows = [("claim", "prediction", "measurement", "verdict"), *((*claim[:3], verdict(claim)) for claim in claims)]
     (folder / "claims.csv").write_text(
@@ -202,8 +207,9 @@ def _draw(path: Path, draw: Callable[[xr.Dataset], Any], ds: xr.Dataset) -> Path
 
 
 def _section(
-    part: Part, claims: Sequence[Claim], pictures: Sequence[Path], tables: dict[str, pd.DataFrame]
-) -> str:
+    part: Part, claims: Sequence[Claim], pictures: Sequence[Path], tables: dict[str, pd.DataFrame],
+    pages: Sequence[str],
+) -> str:  # fmt: skip
     cell = lambda text: f"<td>{html.escape(text)}</td>"
     rows = "".join(
         f'<tr class="{"yes" if claim.holds else "no"}">{"".join(map(cell, (*claim[:3], verdict(claim))))}</tr>\n'
@@ -220,7 +226,8 @@ def _section(
         f"<p>{html.escape(caption)}</p>\n{frame.to_html(border=0, float_format=lambda v: f'{v:.3g}')}\n"
         for caption, frame in tables.items()
     )
-    return f"<h2>{html.escape(part.title)}</h2>\n{table}{numbers}{images}"
+    links = "".join(f'<p><a href="{html.escape(page)}">{html.escape(page)}</a></p>\n' for page in pages)
+    return f"<h2>{html.escape(part.title)}</h2>\n{links}{table}{numbers}{images}"
 
 
 _STYLE = (

@@ -23,6 +23,7 @@ from ..descent import gradient_descent
 from ..losses import Square
 from ..models import MatrixFactorization
 from ..solve import gradient_flow
+from ..solvers import LogRadau
 from ..status import Status
 from .factorization_plots import COLOURS, panels
 from .report import Claim, Part
@@ -73,7 +74,7 @@ def saddles(quick: bool = False, report: Callable[[float], None] = lambda done: 
     learned, codes = np.full((len(scales), 2), np.nan), []
     for n, scale in enumerate(scales):
         model = MatrixFactorization.gaussian([2] * 4, scale, jax.random.key(2))
-        run = gradient_flow(model, X, y, loss=_SUM, save=points, rtol=1e-9, throw=False)
+        run = gradient_flow(model, X, y, loss=_SUM, save=points, rtol=1e-9, solver=LogRadau(), throw=False)
         reached = 2 if run.success else run.neg_log_loss.size - 1
         learned[n, :reached] = np.exp(run.log_time[:reached])
         codes.append(int(run.status_code))

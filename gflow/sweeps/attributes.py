@@ -39,7 +39,8 @@ def attributes(problem: Problem, model: Any, numbers: Sequence[bytes]) -> dict[s
         "models_sha256": _hash_models(problem, model, numbers),
         "data_sha256": data.hexdigest(),
         "loss": _losses(problem),
-        "clock": type(problem.clock).__name__,
+        "loss_sha256": _hash_losses(problem),
+        "clock": _text(problem.clock).removesuffix("()"),
         "stop": "the last save" if problem.stop is None else _plain(problem.stop),
         "seed": "none" if seeds is None else str(seeds) if len(seeds) <= 20 else f"{len(seeds)} along its dimension",
     }
@@ -105,6 +106,14 @@ def _hash_models(problem: Problem, model: Any, numbers: Sequence[bytes]) -> str:
         make, columns = program(problem)
         digest.update(_computation(make, *columns))
     return digest.hexdigest()
+
+
+def _hash_losses(problem: Problem) -> str:
+    """Of what losses compute: the text of one of the user's own does not say it."""
+    f = y = np.ones(2)
+    losses = next((axis.values for axis in problem.axes if axis.name == "loss"), (problem.loss,))
+    reads = (_computation(lambda f, y, loss=loss: (loss.neg_log(f, y), loss.weights(f, y)), f, y) for loss in losses)
+    return hashlib.sha256(b"".join(reads)).hexdigest()
 
 
 def _hash_metrics(problem: Problem, model: Any) -> str:

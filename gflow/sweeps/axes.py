@@ -56,7 +56,13 @@ def _axis(name: str, values: Any) -> Axis:
         labels = [type(value).__name__.lower() for value in values]
         values = tuple(values)
     else:
-        labels = np.asarray(values)
+        try:
+            labels = np.asarray(values)
+        except ValueError:
+            # Lists of several lengths.
+            labels = np.asarray(values, object)
+        if labels.dtype.kind == "U" and not all(isinstance(value, str) for value in values):
+            raise ValueError(f"over[{name!r}] must hold numbers or texts, not both: {list(values)}.")
         if labels.ndim != 1 or labels.dtype.kind not in "biufU":
             raise ValueError(
                 f"over[{name!r}] must hold numbers or texts; give other values names, as a dict of name: value."

@@ -73,6 +73,7 @@ def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
     """The solver of a compiled program; None for explicit steps first and LogRadau after them."""
     if problem.solver is not None:
         return problem.solver
+    y = jnp.ravel(y)
     flow = Flow(chart_of(model, X, y, loss), X, y, loss)
     end = problem.save[-1] if problem.stop is None else problem.stop
     phases = choose(flow, float(problem.clock.inner(jnp.asarray(end, float))))

@@ -123,7 +123,7 @@ def sweep(
         digits=digits,
         batching=batching,
     )
-    sink = InMemory(layout) if store is None else _opened(Path(store), layout)
+    sink = InMemory(layout) if store is None else _opened(Path(store).expanduser(), layout)
     left = [chunk for chunk in cut(layout.shape, layout.chunk) if not sink.holds(chunk)]
     if left and isinstance(sink, OnDisk):
         sink.require_versions()

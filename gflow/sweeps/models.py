@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import validate
+from .alike import structure
 from .axes import OWN
 from .problem import Problem
 
@@ -22,18 +23,6 @@ class Group(NamedTuple):
 
     rows: np.ndarray
     models: Any
-
-
-def structure(model: Any) -> Any:
-    """What two models share that one compiled program can run."""
-    leaves, tree = jax.tree.flatten(model)
-    return tree, tuple(_described(leaf) for leaf in leaves)
-
-
-def _described(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-        return leaf.shape, leaf.dtype
-    return (leaf.shape, leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
 def traceable(problem: Problem) -> tuple[str, ...]:
@@ -89,14 +78,17 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
             model = problem.make_model(**problem.arguments(point))
             kind = structure(model)
             if kind not in found:
-                validate.check_model(model, jnp.asarray(problem.data[problem.data_index(point)][0]))
+                X, y = problem.data[problem.data_index(point)]
+                validate.check_model(model, jnp.asarray(X), y.shape[1:])
             found.setdefault(kind, []).append((row, model))
         except Exception as error:
             failures[row] = f"{type(error).__name__}: {error}"
-    for members in found.values():
+    for kind, members in found.items():
         models = [model for _, model in members]
         models += [models[-1]] * max(problem.batch - len(models), 0)
-        yield Group(np.array([row for row, _ in members]), _stack(models))
+        # The functions of the first one ever seen: equal ones of a later chunk would compile the program again.
+        rest = problem.rest.setdefault(kind, eqx.filter(models[0], eqx.is_array, inverse=True))
+        yield Group(np.array([row for row, _ in members]), eqx.combine(_stack(models), rest))
 
 
 def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
@@ -110,8 +102,7 @@ def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
 
 def _stack(models: list[Any]) -> Any:
     arrays = [eqx.filter(model, eqx.is_array) for model in models]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
-    return eqx.combine(stacked, eqx.filter(models[0], eqx.is_array, inverse=True))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
 
 
 def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> list[Any]:

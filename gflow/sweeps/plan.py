@@ -1,5 +1,6 @@
 """From the arguments of `sweep` to a checked problem and the form of its result, before anything runs."""
 
+import contextlib
 import functools
 import inspect
 import math
@@ -18,12 +19,13 @@ from ..flow import Flow
 from ..losses import Square
 from ..status import Status
 from . import exact
+from .alike import structure
 from .attributes import attributes, metric_of, numbers_of
-from .axes import axes_of, Axis
+from .axes import axes_of, Axis, OWN
 from .batch import beta_of
 from .chunks import extents, most_points
 from .layout import Layout
-from .models import structure, traceable
+from .models import traceable
 from .problem import Problem, Variable
 
 _TEXTS = {
@@ -103,7 +105,7 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
     problem.data = tuple((np.asarray(X, float), np.asarray(y, float)) for X, y in problem.data)
     model = problem.make_model(**problem.arguments(first))
     X, y = problem.data[problem.data_index(first)]
-    validate.check_model(model, jnp.asarray(X))
+    validate.check_model(model, jnp.asarray(X), y.shape[1:])
     validate.check_solver(problem.solver)
     validate.check_numbers(problem.rtol, problem.max_steps)
     validate.check_points(problem.clock, problem.stop, problem.save, _start(model, X, y, problem.loss_at(first)))
@@ -113,6 +115,7 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
 
     problem.traced = traceable(problem)
     probes, numbers, alike = _probes(problem)
+    numbers += _scattered(problem)
     shapes = {}
     for point, model in probes:
         for name, shape in _shapes(problem, point, model).items():
@@ -132,7 +135,7 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
     )
     _check_names(problem)
     parameters = max(_parameters(model) for _, model in probes)
-    samples = max(len(y) for _, y in problem.data)
+    samples = max(y.size for _, y in problem.data)
     row = saves * (2 + sum(map(math.prod, shapes.values())) + parameters) + max(X.size for X, _ in problem.data)
     most = most_points(samples * parameters, 8 * row)
     chunk = extents([len(axis) for axis in problem.axes], _fill_order(problem.axes, alike), most)
@@ -204,8 +207,9 @@ def _check_separable(problem: Problem, model: Any, losses: Sequence[Any]) -> Non
         raise refusals[0]
 
 
-def _start(model: Any, X: np.ndarray, y: np.ndarray, loss: Any) -> Any:
-    flow = Flow(chart_of(model, jnp.asarray(X), jnp.asarray(y), loss), jnp.asarray(X), jnp.asarray(y), loss)
+def _start(model: Any, X: Any, y: Any, loss: Any) -> Any:
+    X, y = jnp.asarray(X), jnp.ravel(jnp.asarray(y))
+    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
     return flow.gamma(flow.chart.coordinates())
 
 
@@ -246,7 +250,7 @@ def _probes(problem: Problem) -> tuple[list[tuple[tuple[int, ...], Any]], list[b
             X, y = problem.data[problem.data_index(point)]
             form = (structure(model), X.shape, y.shape)
             if form not in forms or k == along[-1]:
-                validate.check_model(model, jnp.asarray(X))
+                validate.check_model(model, jnp.asarray(X), y.shape[1:])
                 probes.append((point, model))
             forms.add(form)
         if len(forms) == 1:
@@ -256,6 +260,17 @@ def _probes(problem: Problem) -> tuple[list[tuple[tuple[int, ...], Any]], list[b
         probes.append((first, problem.make_model(**problem.arguments(first))))
         numbers.append(numbers_of(probes[0][1]))
     return probes, numbers, alike
+
+
+def _scattered(problem: Problem) -> Iterator[bytes]:
+    """Hashes of models all over the grid, unless all are made by one program: those along the axes do not tell all."""
+    own = [axis.name for axis in problem.axes if axis.name not in OWN]
+    if len(own) < 2 or set(own) <= set(problem.traced):
+        return
+    points = np.random.default_rng(0).integers(0, [len(axis) for axis in problem.axes], (32, len(problem.axes)))
+    for point in points:
+        with contextlib.suppress(Exception):
+            yield numbers_of(problem.make_model(**problem.arguments(point)))
 
 
 def _fill_order(axes: Sequence[Axis], alike: set[str]) -> list[int]:
@@ -282,7 +297,10 @@ def _shapes(problem: Problem, point: tuple[int, ...], model: Any) -> dict[str, t
         found["beta"] = beta_of(model).shape
     X, y = problem.data[problem.data_index(point)]
     for name, metric in problem.metrics.items():
-        found[name] = eqx.filter_eval_shape(lambda metric=metric: metric_of(metric, model, X, y)).shape
+        value = eqx.filter_eval_shape(lambda metric=metric: metric_of(metric, model, X, y))
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ValueError(f"metrics[{name!r}] must give real numbers, not {value.dtype}; stack its parts.")
+        found[name] = value.shape
     return found
 
 

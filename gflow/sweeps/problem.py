@@ -36,6 +36,8 @@ class Problem:
     width: int = 1
     # Of a compiled make_model, by point; see `models`.
     compiled: dict[Any, Any] = field(default_factory=dict, repr=False)
+    # Of models of each structure, what is not an array.
+    rest: dict[Any, Any] = field(default_factory=dict, repr=False)
     takes_dim: bool = field(init=False)
 
     def __post_init__(self):

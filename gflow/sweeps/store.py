@@ -212,6 +212,7 @@ class OnDisk:
 _NAMES = {
     "data_sha256": "data",
     "models_sha256": "models (another make_model, or values that it closes over)",
+    "loss_sha256": "losses (what they compute differs)",
     "metrics_sha256": "metrics (what they compute differs)",
     "variables": "variables",
     "chunk": "chunk sizes",

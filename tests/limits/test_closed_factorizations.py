@@ -117,9 +117,39 @@ def test_step_bound(depth, target, scale):
     assert monotone == [True, False]
 
 
+def perturbed_descent(depth, target, scale, gap, eta, steps):
+    """|a d^(N-1) - lambda| along the descent, arrays of problems at once."""
+    a, d, miss = scale - gap, scale.copy(), []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
+            r = a * d ** (depth - 1) - target
+            a, d = a - eta * r * d ** (depth - 1), d - eta * r * a * d ** (depth - 2)
+            miss.append(np.abs(r))
+    return np.array(miss)
+
+
+@pytest.mark.parametrize("depth", [3, *(pytest.param(N, marks=pytest.mark.slow) for N in (2, 4))])
+def test_step_bound_of_perturbed_factors(depth):
+    """At the bound the loss falls at every step, whatever the sign of the eigenvalue, and to zero where the run is long
+    enough; 1.1 times beyond the limit of stability it does not."""
+    rng = np.random.default_rng(depth)
+    target = rng.choice([-1.0, 1.0], 200) * 10 ** rng.uniform(-0.5, 1.5, 200)
+    scale = np.abs(target) ** (1 / depth) * rng.uniform(0.2, 1.5, 200)
+    gap = scale * rng.uniform(0.05, 0.95, 200)
+    bound = np.array([closed.step_bound(*v[:1], depth, *v[1:]) for v in zip(target, scale, gap, strict=True)])
+    miss = perturbed_descent(depth, target, scale, gap, bound, 5000)
+    assert np.all(np.diff(miss, axis=0) <= 1e-13 * np.abs(target))
+    assert np.mean(miss[-1] < 1e-6 * np.abs(target)) > 0.6
+    limit = 2 / (depth * np.abs(target) ** (2 - 2 / depth))
+    assert np.all(~(perturbed_descent(depth, target, scale, gap, 1.1 * limit, 5000)[-50:].max(axis=0) < 1e-3))
+    with pytest.raises(ValueError, match=r"gap must be between 0 and scale, 0\.1, not 0\.1"):
+        closed.step_bound(1.0, depth, 0.1, 0.1)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: closed.step_bound(1.0, 2, 0.0), "scale a positive number, not 1.0 and 0.0"),
         (lambda: closed.scalar_flow(1.0, 1.0, 0, 0.1), "depth must be a positive integer, not 0"),
         (lambda: closed.scalar_flow(-1.0, 1.0, 2, 0.1), "time must not be negative"),
         (lambda: closed.scalar_flow(np.nan, 1.0, 2, 0.1), "time must be finite, not nan"),

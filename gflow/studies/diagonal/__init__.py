@@ -9,6 +9,7 @@ from . import (
     accuracy,
     depth,
     descent,
+    explorer,
     horizon,
     interpolation,
     irreversible,
@@ -40,5 +41,6 @@ STUDY = Study(
         *stochastic.PARTS,
         *stability.PARTS,
         *horizon.PARTS,
+        *explorer.PARTS,
     ),
 )

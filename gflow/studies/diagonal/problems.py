@@ -12,6 +12,7 @@ from ...losses import Exponential
 from ...models import DiagonalNetwork
 from ...solve import gradient_flow
 from ...solvers import LogRadau
+from ...status import Status
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -60,7 +61,12 @@ class Flows(NamedTuple):
 
     beta: Float[np.ndarray, "A S d"]
     gamma: Float[np.ndarray, "A S"]
-    arrived: np.ndarray
+    log_time: Float[np.ndarray, "A S"]
+    status: np.ndarray  # (A,), see gflow.Status
+
+    @property
+    def arrived(self) -> np.ndarray:
+        return self.status == Status.success
 
     @property
     def direction(self) -> Float[np.ndarray, "A S d"]:
@@ -71,12 +77,12 @@ class Flows(NamedTuple):
 @eqx.filter_jit
 def _flow(
     depth: int, scale: Array, X: Array, y: Array, loss: Any, save: Array, rtol: Array
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array]:
     traj = gradient_flow(
         DiagonalNetwork(X.shape[1], depth, scale), X, y, loss=loss, save=save, solver=LogRadau(),
         rtol=rtol, throw=False,
     )  # fmt: skip
-    return traj.model.beta, traj.neg_log_loss, traj.success
+    return traj.model.beta, traj.neg_log_loss, traj.log_time, traj.status_code
 
 
 def flows(
@@ -101,8 +107,7 @@ def flows(
     for k, scale in enumerate(scales):
         found.append(_flow(depth, jnp.asarray(scale), X, y, loss, jnp.asarray(save[k]), tolerance))
         report((k + 1) / scales.size)
-    beta, gamma, arrived = (np.array([one[i] for one in found]) for i in range(3))
-    return Flows(beta, gamma, arrived)
+    return Flows(*(np.array([one[i] for one in found]) for i in range(4)))
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,0 +1,142 @@
+"""How an iterate of gradient descent follows from the one before."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..flow import Flow
+from ..status import as_code, Status
+
+
+class Rule(eqx.Module):
+    """How an iterate follows from the one before."""
+
+    flow: Flow
+    step: Any
+    momentum: Array | None
+    normalize: str | None = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
+    key: Array | None
+
+    def size(self, k: Int[Array, ""]) -> Float[Array, ""]:
+        if callable(self.step):
+            return jnp.asarray(self.step(k), float)
+        return self.step[k] if self.step.ndim else self.step
+
+    def shuffled(self, epoch: Int[Array, ""]) -> Int[Array, " N"] | None:
+        if self.batch_size is None or self.key is None:
+            return None
+        return jax.random.permutation(jax.random.fold_in(self.key, epoch), self.flow.X.shape[0])
+
+    def seen(self, k: Int[Array, ""], order: Int[Array, " N"] | None) -> Flow:
+        """The problem whose gradient is taken at step k."""
+        if order is None:
+            return self.flow
+        samples, size = order.shape[0], self.batch_size
+        assert size is not None
+        batch = jax.lax.dynamic_slice_in_dim(order, (k % (samples // size)) * size, size)
+        y = self.flow.y.reshape(samples, -1)[batch].reshape(-1)
+        return eqx.tree_at(lambda f: (f.X, f.y), self.flow, (self.flow.X[batch], y))
+
+
+class Place(eqx.Module):
+    """An iterate, the step that leads on from it, and the rule that made it."""
+
+    coordinates: Float[Array, " P"]
+    previous: Float[Array, " P"] | None
+    move: Float[Array, " P"]
+    log_duration: Float[Array, ""]
+    gamma: Float[Array, ""]
+    log_time: Float[Array, ""]
+    order: Int[Array, " N"] | None
+    steps: Int[Array, ""]
+    rising_since: Int[Array, ""]
+    status: Int[Array, ""]
+    size: Float[Array, ""]
+    momentum: Array | None
+    normalize: str | None = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
+
+
+def _look(rule: Rule, a: Array, k: Array, order: Array | None) -> tuple[Array, Array, Array]:
+    """At iterate k: the step that the gradient makes, log of the time that it takes, and gamma (of the batch)."""
+    flow = rule.seen(k, order)
+    v = flow.chart.velocity(a, flow.X, flow.loss.weights(flow.chart.outputs(a, flow.X), flow.y))
+    gamma = flow.gamma(a)
+    log_size = jnp.log(rule.size(k))
+    if rule.normalize == "gradient":
+        log_size = log_size - 0.5 * (jnp.log(v.slope) + v.log_speed)
+        log_duration = log_size + gamma
+    elif rule.normalize == "loss":
+        log_duration = log_size + gamma
+    else:
+        log_duration, log_size = log_size, log_size - gamma
+        if flow.loss.reduction == "sum" and rule.batch_size is not None:
+            log_size = log_size + jnp.log(rule.flow.X.shape[0] / rule.batch_size)
+    # At a stationary point the direction is 0 / 0, and at a loss of exactly zero so is the gradient of its logarithm
+    # (which also underflows at an infinite loss, where nothing stands still).
+    still = (v.log_speed == -jnp.inf) & (gamma > -700.0) | (gamma == jnp.inf)
+    return jnp.where(still, 0.0, jnp.exp(log_size + v.log_speed) * v.direction), log_duration, gamma
+
+
+@eqx.filter_jit
+def start(rule: Rule) -> Place:
+    # Numbers of Python are weakly typed, and would make the second piece of a run compile anew.
+    a, zero, never = rule.flow.chart.coordinates(), jnp.zeros((), int), jnp.full((), -jnp.inf, float)
+    order = rule.shuffled(zero)
+    move, log_duration, gamma = _look(rule, a, zero, order)
+    previous = None if rule.momentum is None else a
+    status = jnp.where(jnp.isnan(gamma) | (gamma == -jnp.inf), int(Status.diverged), int(Status.running))
+    return Place(
+        a, previous, move, log_duration, gamma, never, order, zero, zero, as_code(status),
+        rule.size(zero), rule.momentum, rule.normalize, rule.batch_size,
+    )  # fmt: skip
+
+
+def batches(rule: Rule) -> int:
+    return 1 if rule.batch_size is None else rule.flow.X.shape[0] // rule.batch_size
+
+
+def _displacement(rule: Rule, here: Place) -> Array:
+    if rule.momentum is None or here.previous is None:
+        return here.move
+    return here.move + rule.momentum * rule.flow.chart.displacement(here.coordinates, here.previous)
+
+
+def take(rule: Rule, here: Place) -> Place:
+    a, k = rule.flow.chart.moved(here.coordinates, _displacement(rule, here)), here.steps + 1
+    order = here.order
+    if order is not None:
+        n = batches(rule)
+        order = jax.lax.cond(k % n == 0, lambda: rule.shuffled(k // n), lambda: order)
+    move, log_duration, gamma = _look(rule, a, k, order)
+    return Place(
+        coordinates=a,
+        previous=None if rule.momentum is None else here.coordinates,
+        move=move,
+        log_duration=log_duration,
+        gamma=gamma,
+        log_time=jnp.logaddexp(here.log_time, here.log_duration),
+        order=order,
+        steps=k,
+        rising_since=jnp.where(gamma < here.gamma, here.rising_since, k),
+        status=here.status,
+        size=rule.size(k),
+        momentum=here.momentum,
+        normalize=here.normalize,
+        batch_size=here.batch_size,
+    )
+
+
+def finite(p: Place) -> Bool[Array, ""]:
+    return (p.gamma > -jnp.inf) & (jnp.max(jnp.abs(p.coordinates)) < jnp.inf)
+
+
+def lost(rule: Rule, place: Place) -> Int[Array, ""]:
+    """Why no finite iterate follows: the descent diverged, or a finite step led to coordinates that are not."""
+    d = _displacement(rule, place)
+    left = jnp.all(jnp.isfinite(d)) & ~jnp.all(jnp.isfinite(rule.flow.chart.moved(place.coordinates, d)))
+    return jnp.where(left, int(Status.left_chart), int(Status.diverged))
