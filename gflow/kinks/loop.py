@@ -144,7 +144,7 @@ def advance(
         meeting, turns = first_meeting(
             ends, slack_at(flow, along(0.5 * p.h)[:-1]), p.watch.scale, jnp.where(keep, fuzz, -jnp.inf), p.armed
         )
-        hit, index = meeting.x < jnp.inf, meeting.index
+        hit, index = meeting.x < jnp.inf, meeting.which
         x, found, sharp = _locate(flow, along, p, rtol, hit, jnp.minimum(meeting.x, 1.0), index, meeting.slope, size)
         lands, repeat = hit & sharp, hit & ~sharp
         state, sight = jax.lax.cond(lands, lambda: _there(flow, along(x * p.h)), lambda: (y1, sight))

@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 _MOST_PIECES = 60
 # Times at which a piece is looked over, between 1e-5 of its fastest and 45 of its slowest e-folds.
 _LOOKS = 240
+_RTOL = np.float64(1e-15)
 
 
 class Path(NamedTuple):
@@ -80,7 +81,7 @@ def follow(X: np.ndarray, y: np.ndarray) -> Path | None:
         met = []
         for i in np.flatnonzero(wrong[:, k]):
             changes = at(before, i) * at(after, i) < 0
-            met.append((brentq(at, before, after, args=(i,), xtol=1e-300, rtol=1e-15) if changes else before, i))
+            met.append((brentq(at, before, after, args=(i,), xtol=1e-300, rtol=_RTOL) if changes else before, i))
         t, i = min(met)
         w, clock, on = vectors @ (rest + off * np.exp(-rates * t)), clock + t, on.copy()
         on[i] = not on[i]
@@ -105,34 +106,30 @@ def refine(X: Sequence, y: Sequence, times: Sequence[float], samples: Sequence[i
         active = first_active(np.array(rows.tolist(), float), np.array(labels.tolist(), float)[:, 0])
         assert active is not None
         on, w, clock, found = list(active), fn.zeros(d, 1), mpf(0), []
-        for time, sample in zip([*times, None], [*samples, None], strict=True):
-            chosen = [i for i in range(rows.rows) if on[i]]
-            values, vectors = fn.eigsy(fn.matrix(d, d) + sum((rows[i, :].T * rows[i, :] for i in chosen), fn.zeros(d)))
-            pull = vectors.T * sum((rows[i, :].T * labels[i] for i in chosen), fn.zeros(d, 1))
-            start, still = vectors.T * w, max(values) * mpf(10) ** (-digits - 5)
 
-            def at(t, values=values, vectors=vectors, pull=pull, start=start, still=still):
-                """w after a time t of this piece; t None: at its end."""
+        def piece(start):
+            """w on the present piece after a time t, or at its end (None)."""
+            chosen = [i for i in range(rows.rows) if on[i]]
+            values, vectors = fn.eigsy(sum((rows[i, :].T * rows[i, :] for i in chosen), fn.zeros(d)))
+            pull = vectors.T * sum((rows[i, :].T * labels[i] for i in chosen), fn.zeros(d, 1))
+            off, still = vectors.T * start, max(values) * mpf(10) ** (-digits - 5)
+
+            def at(t):
                 part = []
                 for i in range(d):
-                    if values[i] <= still:
-                        part.append(start[i])
-                    elif t is None:
-                        part.append(pull[i] / values[i])
-                    else:
-                        part.append(pull[i] / values[i] + (start[i] - pull[i] / values[i]) * fn.exp(-values[i] * t))
+                    rest = off[i] if values[i] <= still else pull[i] / values[i]
+                    part.append(rest if t is None else rest + (off[i] - rest) * fn.exp(-values[i] * t))
                 return vectors * fn.matrix(part)
 
-            if time is None:
-                end = at(None)
-                break
-            near = mpf(time) - clock
-            root = fn.findroot(
-                lambda t, at=at, i=sample: (rows[i, :] * at(t))[0], (near, near * (1 + mpf(10) ** -12)),
-                tol=mpf(10) ** (-2 * digits),
-            )  # fmt: skip
+            return at
+
+        for time, sample in zip(times, samples, strict=True):
+            at, near = piece(w), mpf(time) - clock
+            z = lambda t, at=at, i=sample: (rows[i, :] * at(t))[0]
+            root = fn.findroot(z, (near, near * (1 + mpf(10) ** -12)), tol=mpf(10) ** (-2 * digits))
             w, clock = at(root), clock + root
             on[sample] = not on[sample]
             found.append(clock)
+        end = piece(w)(None)
     with mp.workdps(digits):
         return [+v for v in found], [+v for v in end]

@@ -143,8 +143,8 @@ def ratios(quick: bool, report: Callable) -> xr.Dataset:
         if before is not None:
             begin[-1] = _embed(*before)
         ends = []
-        for k, start in enumerate(begin):
-            reached, X, y = _climb(rng, *start, steps)
+        for k, (X, y) in enumerate(begin):
+            reached, X, y = _climb(rng, X, y, steps)
             found[i, count + k * steps : count + (k + 1) * steps] = reached
             ends.append((X, y))
             report((i + 0.8 * (k + 1) / starts) / len(dimensions))
