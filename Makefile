@@ -6,13 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLI := $(VENV)/.installed-cli
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
+# A notice about the next major version of MkDocs, which is not used.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all lint types check clean
+.PHONY: help demo test test-all lint types docs docs-check papers package lowest check clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo      run gflow $(DEMO)'
 	@echo 'make test      the tests, without those marked slow; make test-all runs every test'
+	@echo 'make docs      this documentation as a site in site/, its notebooks executed; make docs-check without that'
+	@echo 'make papers    the pages of docs/papers anew: every study in its quick version'
+	@echo 'make package   wheel and sdist, and the quickstart in an environment with neither extras nor sources'
+	@echo 'make lowest    the tests of the core with the lowest versions that pyproject.toml allows'
 	@echo 'make check     lint, types and test'
 	@echo 'make clean     remove .venv, caches and demo-output'
 	@echo 'PYTHON=/path/to/python3 chooses the interpreter that .venv is made with'
@@ -32,10 +39,33 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
-check: lint types test
+docs: $(DOCS)
+	GFLOW_EXECUTE=true $(BIN)/python -m mkdocs build --strict
+
+docs-check: $(DOCS)
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+papers: $(CLI)
+	$(BIN)/gflow reproduce all --quick --out docs/papers
+
+package: $(DEV)
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/clean
+	$(BIN)/uv pip install --quiet --python $(VENV)/clean/bin/python dist/*.whl
+	cd $(VENV)/clean && JAX_ENABLE_X64=1 bin/python $(CURDIR)/tests/quickstart.py
+
+LOWEST := tests/test_closed_forms.py tests/test_clocks.py tests/test_datasets.py tests/limits/test_l1_l2.py tests/precise/test_precise_input.py
+
+lowest: $(DEV)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)/lowest/bin/python --resolution lowest-direct '.[cli]' 'pytest>=8.2' 'hypothesis>=6.100'
+	$(VENV)/lowest/bin/python -m pytest -q -W default $(LOWEST)
+
+check: lint types docs-check test
 
 clean:
-	rm -rf $(VENV) demo-output dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output dist site .cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each set of extras; dev holds cli.

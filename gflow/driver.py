@@ -13,6 +13,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .charts import EuclideanChart
@@ -64,8 +65,9 @@ class Saves(eqx.Module):
 
 
 def empty_saves(count: int, size: int) -> Saves:
-    nan = jnp.full((count,), jnp.nan)
-    return Saves(jnp.full((count, size), jnp.nan), nan, nan, jnp.zeros((), int))
+    # By NumPy: nothing is compiled for it.
+    nan = jnp.asarray(np.full(count, np.nan))
+    return Saves(jnp.asarray(np.full((count, size), np.nan)), nan, nan, jnp.asarray(np.zeros((), int)))
 
 
 def _terms(flow: Flow) -> FlowTerm:

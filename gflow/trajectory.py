@@ -1,13 +1,12 @@
 """What comes back from a run."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +14,9 @@ from .clocks import AbstractClock
 from .flow import Flow
 from .kinks.events import join_logs
 from .status import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _CHATTER = (
     " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare "
@@ -89,7 +91,7 @@ class Trajectory(eqx.Module):
         doubt = _DOUBT.format(open_) if open_ else ""
         return Status(int(self.status_code)).sentence + where + chatter + choice + doubt
 
-    def to_xarray(self) -> xr.Dataset:
+    def to_xarray(self) -> "xr.Dataset":
         """The saves as an `xarray.Dataset` along the dimension `save`.
 
         **Returns:** variables `neg_log_loss` (nats), `decades` (log10 1/L), `log_time` (nats), `beta` (save,
@@ -100,6 +102,8 @@ class Trajectory(eqx.Module):
         """
         if isinstance(self.neg_log_loss, Tracer) or np.ndim(self.neg_log_loss) != 1:
             raise ValueError("to_xarray needs one concrete trajectory: call it outside jit, vmap and jvp.")
+        import xarray as xr  # half a second, which runs do not need
+
         gamma = np.asarray(self.neg_log_loss)
         data: dict[str, Any] = {
             "neg_log_loss": ("save", gamma, {"long_name": "-log L", "units": "nat"}),

@@ -38,7 +38,7 @@ Q = limits.q_max_margin(X, y, mu=mus, depth=2)
 path = limits.irreversible_path(X, y, mus=mus, depth=2)
 gamma = np.geomspace(0.5, 1e6, problems.SAVES)
 runs = problems.flows(X, 2, [0.1, 1.0, 10.0, 100.0], gamma)
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+figure, left = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for k, scale in enumerate((0.1, 1.0, 10.0, 100.0)):
     value = np.abs(runs.beta[k]).sum(-1) / (runs.beta[k] @ X.T).min(-1) / np.abs(l1.beta).sum() - 1
     value = np.where(value > 0, value, np.nan)
@@ -46,6 +46,8 @@ for k, scale in enumerate((0.1, 1.0, 10.0, 100.0)):
 left.loglog(mus, limits.excess_l1(Q.beta, l1), ":", color="black", label=r"$Q_\mu$ max margin")
 left.set(xlabel=r"$\mu=\alpha^2/\gamma$", ylabel=r"excess $\ell_1$ norm at margin 1", xlim=(1e-5, 1e3), ylim=(1e-3, 1))
 left.legend(fontsize=8)
+plt.show()
+plt.close(figure)
 
 # %% [markdown]
 # ## Why: multipliers that cannot fall
@@ -56,6 +58,7 @@ left.legend(fontsize=8)
 # conditions, with multipliers that never decrease.
 
 # %%
+figure, right = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for n in range(4):
     right.loglog(mus, np.where(Q.multipliers[:, n] > 0, Q.multipliers[:, n], np.nan), ":", color=problems.COLOURS[n])
     right.loglog(mus, np.where(path.multipliers[:, n] > 0, path.multipliers[:, n], np.nan), color=problems.COLOURS[n],

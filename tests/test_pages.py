@@ -1,19 +1,37 @@
-"""What README and docs show runs as it stands, page by page."""
+"""What README and docs show runs as it stands, page by page, and names only what exists."""
 
+import importlib.util
+import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import gflow
+from gflow import cli
+from gflow.studies.report import STUDIES
+from gflow.sweeps import config
+
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = {
-    path.relative_to(ROOT).as_posix(): "\n".join(BLOCK.findall(path.read_text()))
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SET = r"(?:[A-Z0-9_]+=\S+ )*"
+COMMAND = re.compile(
+    rf"^ {{4}}({SET}(?:gflow|make|pip|\S*python) .*)$|`({SET}(?:gflow|make|python) [^`]+)`", re.MULTILINE
+)
+TEXTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
+BLOCKS = {page: FENCE.findall(text) for page, text in TEXTS.items()}
+PAGES = {page: "\n".join(code for kind, code in blocks if kind == "python") for page, blocks in BLOCKS.items()}
+# Public in their modules for other modules of gflow.
+INSIDE = {"DualRows"}
 X64 = 'import jax\njax.config.update("jax_enable_x64", True)\n'
 
 
@@ -27,5 +45,76 @@ def test_code_blocks_run(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_pages_have_code():
+def test_code_blocks_are_python_that_compiles_or_a_sweep_that_is_read(tmp_path):
     assert PAGES["README.md"].count("gflow.") > 3
+    for page, blocks in BLOCKS.items():
+        for kind, code in blocks:
+            assert kind in ("python", "toml"), f"{page}: a block of {kind or 'no language'} is not tested"
+            if kind == "python":
+                compile(code, page, "exec")
+            else:
+                tomllib.loads(code)
+                (tmp_path / "sweep.toml").write_text(code)
+                config.read(tmp_path / "sweep.toml")
+
+
+def test_commands_exist():
+    """Commands in indented lines and inline: targets of make, arguments of gflow, extras, modules and files."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    commands = [(page, found) for page, text in TEXTS.items() for found in COMMAND.findall(FENCE.sub("", text))]
+    assert len(commands) > 20
+    for page, (line, inline) in commands:
+        words = shlex.split(re.sub(r"\s[(#].*", "", line or inline).replace("\n", " "))
+        program, *arguments = [word for word in words if not re.match(r"[A-Z0-9_]+=\S", word)]
+        where = f"{page}: {line or inline}"
+        if program == "make":
+            assert set(arguments) <= targets, where
+        elif program == "pip":
+            named = re.findall(r"\[([\w,]+)\]", arguments[-1])
+            assert set(",".join(named).split(",")) - {""} <= set(extras), where
+        elif program == "gflow" and len(arguments) == 1:
+            assert arguments[0] in ("transition", "reproduce", "sweep"), where
+        elif program == "gflow":
+            options = cli._parser().parse_args([argument.strip("[]") for argument in arguments])
+            assert getattr(options, "study", "all") in {*STUDIES, "all", "NAME"}, where
+        elif arguments[0] == "-m":
+            assert importlib.util.find_spec(arguments[1]), where
+        elif arguments[0] not in ("script.py", "notebooks/NAME.py"):
+            assert (ROOT / arguments[0]).exists(), where
+
+
+REFERENCE = re.compile(r"^::: (\S+)\n(?:    options:\n      members: \[(.*?)\]\n)?", re.MULTILINE)
+
+
+def test_reference_lists_every_public_name():
+    listed = set()
+    for page, text in TEXTS.items():
+        for name, members in REFERENCE.findall(text) if page.startswith("docs/api/") else []:
+            listed |= {name, *(f"{name}.{member}" for member in members.split(", "))}
+    missing = []
+    for module in (gflow, gflow.models, gflow.limits, gflow.precise, gflow.kinks, gflow.losses):
+        for name in dir(module):
+            value = getattr(module, name)
+            own = inspect.isfunction(value) or inspect.isclass(value)
+            home = getattr(value, "__module__", "")
+            if own and home.startswith("gflow") and not name.startswith("_") and name not in INSIDE:
+                missing += [] if {f"{module.__name__}.{name}", f"{home}.{name}"} & listed else [name]
+    assert not missing
+
+
+def test_what_the_type_checker_overlooks_is_listed():
+    rows = re.findall(r"^\| `(gflow/\S+)` \| (.+?) \| (\d+) \|", TEXTS["docs/typing.md"], re.MULTILINE)
+    listed = {(file, rules.strip("`")): int(count) for file, rules, count in rows}
+    found = Counter()
+    for path in sorted((ROOT / "gflow").rglob("*.py")):
+        for rules in re.findall(r"# pyright: ignore(?:\[(.+?)\])?|# type: ignore", path.read_text()):
+            found[path.relative_to(ROOT).as_posix(), rules or "all"] += 1
+    assert listed == dict(found)
+
+
+def test_site_lists_every_page():
+    """The navigation names each page of docs and each study."""
+    listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages | {f"papers/{name}.md" for name in STUDIES} <= listed

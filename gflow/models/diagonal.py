@@ -5,6 +5,7 @@ parameters never change sign, so the chart is made of log u. It keeps relative a
 any tolerance (scale 1e-60) and where u_+^D - u_-^D would cancel (scale 1e3).
 """
 
+import functools
 import math
 from typing import ClassVar
 
@@ -34,6 +35,13 @@ def _(primals, tangents):
     dmean, dhalf = tangents
     value = exp_difference(mean, half)
     return value, value * dmean + (jnp.exp(mean + half) + jnp.exp(mean - half)) * dhalf
+
+
+# One program: read outside of jit, every operation of it would be compiled by itself.
+@functools.partial(jax.jit, static_argnames="depth", inline=True)
+def _beta(log_scale: Array, log_ratio: Array, depth: int) -> Array:
+    plus, minus = log_ratio[..., 0, :], log_ratio[..., 1, :]
+    return exp_difference(depth * (log_scale + (plus + minus) / 2.0), depth * (plus - minus) / 2.0)
 
 
 class DiagonalNetwork(eqx.Module):
@@ -78,7 +86,7 @@ class DiagonalNetwork(eqx.Module):
             raise ValueError(f"scale must be a positive number or an array of them, not {scale!r}.") from error
         if scale.shape not in ((), (dim,)):
             raise ValueError(f"scale must be a number or have shape ({dim},), not shape {scale.shape}.")
-        if not isinstance(scale, Tracer) and not bool(jnp.all((scale > 0) & jnp.isfinite(scale))):
+        if not isinstance(scale, Tracer) and not np.all((np.asarray(scale) > 0) & np.isfinite(scale)):
             raise ValueError(f"scale must be positive and finite, not {scale}.")
         self.log_ratio = jnp.zeros((2, dim))
         self.log_scale = jnp.broadcast_to(jnp.log(scale), (dim,))
@@ -97,10 +105,7 @@ class DiagonalNetwork(eqx.Module):
     @property
     def beta(self) -> Float[Array, "*saves d"]:
         """The linear predictor u_+^depth - u_-^depth."""
-        plus, minus = self.log_ratio[..., 0, :], self.log_ratio[..., 1, :]
-        return exp_difference(
-            self.depth * (self.log_scale + (plus + minus) / 2.0), self.depth * (plus - minus) / 2.0
-        )
+        return _beta(self.log_scale, self.log_ratio, self.depth)
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         return self.beta @ x

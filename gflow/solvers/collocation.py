@@ -11,7 +11,6 @@ import diffrax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import eval_legendre, roots_jacobi
 
 
 class Tableau(NamedTuple):
@@ -27,6 +26,8 @@ class Tableau(NamedTuple):
 
 @lru_cache
 def tableau(stages: int) -> Tableau:
+    from scipy.special import eval_legendre, roots_jacobi  # slow to import, and not needed before
+
     x = np.append(np.sort(roots_jacobi(stages - 1, 1.0, 0.0)[0]), 1.0)
     P = np.stack([eval_legendre(k, x) for k in range(stages + 1)], axis=1)
     integral = np.empty((stages, stages))
