@@ -24,8 +24,8 @@ _CHATTER = (
 )
 
 _DOUBT = (
-    " At {} of its events a kink is met, or missed, by less than rtol resolves (resolved=False): the true flow may do the "
-    "other; lower rtol."
+    " At {} of its events a kink is met, or missed, by less than rtol resolves (resolved=False): the true flow may do "
+    "the other; lower rtol."
 )
 
 

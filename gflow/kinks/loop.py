@@ -1,9 +1,10 @@
 """The loop of a flow with kinks: one step of a Diffrax solver on a fixed pattern at a time, up to the next event.
 
 An accepted step is looked over for events by the quartics through the slacks. The first one is located on the dense
-output; if that is not accurate enough there, the step is repeated up to it. Then the pattern of one neuron changes, and
-nothing else is computed anew. Where a slack turns within the tolerance of zero, the run cannot tell whether it meets its
-kink; it goes on by its own path, and says so in its events. Same functions as `gflow.driver`, for `gflow.gradient_flow`.
+output; if that is not accurate enough there, the step is repeated up to it. Then the pattern of one neuron changes,
+and nothing else is computed anew. Where a slack turns within the tolerance of zero, the run cannot tell whether it
+meets its kink; it goes on by its own path, and says so in its events. Same functions as `gflow.driver`, for
+`gflow.gradient_flow`.
 """
 
 from typing import Any
@@ -24,8 +25,18 @@ from ..solvers import FlowTerm, LogRadau, StepControl
 from ..status import as_code, Status
 from .chart import Pattern, PiecewiseChart
 from .events import (
-    at_start, blur, decide, Decision, empty_log, EventLog, KINDS, slack_at, slack_of, Watch, watch
-)  # fmt: skip
+    at_start,
+    blur,
+    decide,
+    Decision,
+    empty_log,
+    EventLog,
+    KINDS,
+    slack_at,
+    slack_of,
+    Watch,
+    watch,
+)
 from .search import first_meeting
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
@@ -133,7 +144,7 @@ def advance(
         meeting, turns = first_meeting(
             ends, slack_at(flow, along(0.5 * p.h)[:-1]), p.watch.scale, jnp.where(keep, fuzz, -jnp.inf), p.armed
         )
-        hit, index = meeting.x < jnp.inf, meeting.index
+        hit, index = meeting.x < jnp.inf, meeting.which
         x, found, sharp = _locate(flow, along, p, rtol, hit, jnp.minimum(meeting.x, 1.0), index, meeting.slope, size)
         lands, repeat = hit & sharp, hit & ~sharp
         state, sight = jax.lax.cond(lands, lambda: _there(flow, along(x * p.h)), lambda: (y1, sight))

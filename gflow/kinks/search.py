@@ -50,7 +50,7 @@ class Meeting(NamedTuple):
     before it in the step, and how far below zero the parabola through it turns."""
 
     x: Float[Array, ""]
-    index: tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]
+    which: tuple[Int[Array, ""], Int[Array, ""], Int[Array, ""]]
     slope: Float[Array, ""]
     height: Float[Array, ""]
     depth: Float[Array, ""]

@@ -201,7 +201,8 @@ def _first_figure(ds: xr.Dataset) -> Any:
     _count_steps(axes[0], int(ds.step[-1]))
     for ax in axes[0]:
         ax.set(yscale="log", ylabel="stable rank over that at the start", ylim=(5e-4, 1.4))
-        ax.legend(fontsize=8, loc="lower left")
+    left.legend(fontsize=8, loc="lower left")
+    right.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.9))
     return figure
 
 
@@ -256,7 +257,8 @@ def _activation_figure(ds: xr.Dataset) -> Any:
         label = f"1/{1 / scale:.0f}" if scale > 1e-4 else "$10^{-5}$"
         ax.set(xscale="log", xlabel="step of descent", title=f"{label} of Glorot's scale", ylim=(0.9, None))
     axes[0, 0].set(ylabel="stable rank")
-    axes[0, -1].legend(fontsize=8, title="dashed: the larger of the two\nblocks of one output sign", title_fontsize=8)
+    title = "dashed: the larger of the two\nblocks of one output sign"
+    axes[0, 0].legend(fontsize=8, title=title, title_fontsize=8, loc="lower left")
     return figure
 
 

@@ -12,6 +12,7 @@ too, so R(q) <= R(limit). Rotations, scalings and chains of such steps link all 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import diffrax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -19,6 +20,7 @@ from mpmath import mp, mpf
 
 from ..models import ReLUNeuron, TwoLayerNetwork
 from . import relu_square_norms as norms
+from .relu_square_exact import follow, refine
 from .relu_square_norms import flow
 from .report import Claim, Part, Study
 
@@ -41,10 +43,14 @@ def impossible_set(e: Any, c: Any, K: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.array([[1.0, 0, 0], [0, e, 0], [K, -K, K]]), np.array([1.0, e * c, 0.0])
 
 
+def _rational(value: Any) -> mpf:
+    """A number, or a fraction such as "6/5", at the current precision."""
+    top, _, bottom = str(value).partition("/")
+    return mpf(top) / mpf(bottom or 1)
+
+
 def exact_end(e: Any, c: Any, K: Any, digits: int = 30) -> tuple[mpf, mpf]:
     """Time at which x3 falls silent, and the third coordinate of the limit, from w = 0 with slope 1 at zero.
-
-    Until then w' = b - A w is solved by eigenvectors, and the time is a root; after it w_3 stays.
 
     !!! example
 
@@ -55,44 +61,42 @@ def exact_end(e: Any, c: Any, K: Any, digits: int = 30) -> tuple[mpf, mpf]:
 
         ```
     """
+    path = follow(*impossible_set(float(_rational(e)), float(_rational(c)), K))
+    assert path is not None
+    times, end = _refined(e, c, K, path.times, path.samples, digits)
+    return times[0], end[2]
+
+
+def _refined(e: Any, c: Any, K: Any, times: Any, samples: Any, digits: int = 30) -> tuple[list, list]:
     with mp.workdps(digits + 15):
-        e, c, K = (mp.fraction(*map(int, str(v).split("/"))) if "/" in str(v) else mpf(v) for v in (e, c, K))
-        e, c, K = +e, +c, +K
-        X, y = mp.matrix([[1, 0, 0], [0, e, 0], [K, -K, K]]), mp.matrix([1, e * c, 0])
-        values, vectors = mp.eigsy(X.T * X)  # pyright: ignore[reportAttributeAccessIssue]
-        b = vectors.T * (X.T * y)
-        grown = lambda value, t: -mp.expm1(-value * t) / value  # pyright: ignore[reportAttributeAccessIssue]
-        at = lambda t: vectors * mp.matrix([b[i] * grown(values[i], t) for i in range(3)])
-        silent = lambda t: (X * at(t))[2]
-        # x3 is active from the start; the slow modes bring it down once.
-        right = mpf(1)
-        while silent(right) > 0:
-            right *= mpf("1.1")
-        find = mp.findroot  # pyright: ignore[reportAttributeAccessIssue]
-        time = find(silent, (right / mpf("1.1"), right), solver="anderson", tol=mpf(10) ** (-2 * digits))
-        end = at(time)[2]
-    with mp.workdps(digits):
-        return +time, +end
+        e, c = _rational(e), _rational(c)
+        return refine([[1, 0, 0], [0, e, 0], [K, -K, K]], [1, e * c, 0], times, samples, digits)
 
 
 def _impossibility(quick: bool, report: Callable) -> xr.Dataset:
     times = np.concatenate([np.geomspace(1e-3, 1e2, 60), np.geomspace(120.0, 1e4, 20)])
-    rows: dict[str, list] = {name: [] for name in ("time", "time_exact", "third", "third_exact", "path", "rise", "end")}
+    names = ("time", "time_exact", "time_ulp", "third", "third_exact", "path", "rise", "end")
+    rows: dict[str, list] = {name: [] for name in names}
+    # Of high order, for few steps: what is left is the rounding of each.
+    solver = diffrax.Dopri8(scan_kind="lax")
     texts = []
     for k, (e, c, K) in enumerate(SETS):
         report(k / len(SETS))
-        time, third = exact_end(e, c, K)
-        numbers = [float(mpf(v.split("/")[0]) / int(v.split("/")[1])) for v in (e, c)]
+        numbers = [float(_rational(v)) for v in (e, c)]
         X, y = impossible_set(numbers[0], numbers[1], K)
-        traj = flow(ReLUNeuron(np.zeros(3)), X, y, at_kink=1.0, save=times, rtol=1e-13)
+        traj = flow(ReLUNeuron(np.zeros(3)), X, y, at_kink=1.0, save=times, rtol=1e-13, solver=solver)
         path = np.vstack([np.zeros(3), np.asarray(traj.model.weights)])
-        down = [event for event in traj.events if event.sample == 2 and event.kind == "down"]
+        down = [event for event in traj.events if event.sample >= 0]
+        told = [float(np.exp(event.log_time)) for event in down]
+        refined, exact = _refined(e, c, K, told, [event.sample for event in down])
+        time, third = refined[0], exact[2]
         # The distance to points of zero loss (1, c, s), s <= c - 1.
         points = np.array([[1.0, numbers[1], numbers[1] - 1 - gap] for gap in (0.0, 0.1, 0.5, 2.0)])
         distance = np.linalg.norm(path[:, None] - points[None], axis=2)
         for name, value in (
-            ("time", np.exp(down[0].log_time)),
+            ("time", told[0]),
             ("time_exact", float(time)),
+            ("time_ulp", _rounding_of_time(X, y, float(time))),
             ("third", float(traj.final.weights[2])),
             ("third_exact", float(third)),
             ("path", path),
@@ -108,6 +112,14 @@ def _impossibility(quick: bool, report: Callable) -> xr.Dataset:
         save=np.append(0.0, times),
         what=["event time", "third coordinate"],
     )
+
+
+def _rounding_of_time(X: np.ndarray, y: np.ndarray, time: float) -> float:
+    """By how much, relative to it, a rounding of w . x3 moves the time at which that is zero, all samples active."""
+    values, vectors = np.linalg.eigh(X.T @ X)
+    w = vectors @ (-np.expm1(-values * time) / values * (vectors.T @ (X.T @ y)))
+    speed = abs(X[2] @ (X.T @ (y - X @ w)))
+    return float(np.finfo(float).eps * np.linalg.norm(X[2]) * np.linalg.norm(w) / (speed * time))
 
 
 # Event time, third coordinate of the limit and ratio of norms, computed apart from this module.
@@ -127,11 +139,15 @@ def _impossibility_claims(ds: xr.Dataset) -> Sequence[Claim]:
             text = str(ds.exact.values[k, i])
             with mp.workdps(30):
                 off = float(abs(mpf(text) - mpf(digits[i])))
-            claims.append(Claim.at_most(f"{name}: exact {what}, {text}: distance to {digits[i]}", 2e-20, off))
+            refined = "the flow's events, refined by the secant method on the exact pieces: "
+            claims.append(Claim.at_most(f"{name}: {refined}{what} {text}, distance to {digits[i]}", 2e-20, off))
         time, third = float(ds.time_exact[k]), float(ds.third_exact[k])
+        ulp = float(ds.time_ulp[k])
         claims += [
-            Claim.close(f"{name}: the flow's event time", time, ds.time[k], 1e-13 * time),
-            Claim.close(f"{name}: the flow's limit", third, ds.third[k], 1e-13),
+            Claim.at_most(f"{name}: the flow's limit in float64, relative error of its third coordinate (15 digits)",
+                          1e-15, abs(float(ds.third[k]) / third - 1)),
+            Claim.at_most(f"{name}: the flow's event time in float64, relative error; one rounding of w . x3 moves it "
+                          f"by {ulp:.1e}", 3 * ulp, abs(float(ds.time[k]) / time - 1)),
             Claim.close(f"{name}: norm of the limit over that of q", ratio, measured, 1e-13),
             Claim.close(f"{name}: (limit - q) . q", 0.0, float((ds.end.values[k] - q) @ q), 1e-12),
         ]
