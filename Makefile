@@ -28,10 +28,10 @@ demo: $(CLI)
 	$(BIN)/gflow $(DEMO)
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(DEV)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 lint: $(DEV)
 	$(BIN)/python -m ruff check .

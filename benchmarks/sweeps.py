@@ -170,7 +170,7 @@ def _workers(options: Any) -> dict[str, list[dict[str, float]]]:
 def _store(options: Any) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
     sweep(256)
-    for _ in range(5):
+    for _ in range(9):
         found["without"].append(_cost(lambda: sweep(1000)))
         with tempfile.TemporaryDirectory() as folder:
             found["with"].append(_cost(lambda folder=folder: sweep(1000, store=Path(folder) / "s.zarr")))

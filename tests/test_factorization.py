@@ -298,6 +298,7 @@ def test_saddles_of_depth_three():
     assert "plateau between saddles" in traj.status and traj.neg_log_loss.shape == (2,)
 
 
+@pytest.mark.slow
 def test_graded_coordinates_are_the_same_factors():
     """Rectangular factors, and derivatives through the turns."""
     model = MF.gaussian([3, 4, 2, 5], 0.7, jax.random.key(0))

@@ -186,7 +186,14 @@ def with_partial(scale, by):
 
 @pytest.mark.parametrize(
     "make",
-    [with_closure, with_default, with_keyword_default, with_function, with_containers, with_module, with_partial],
+    [
+        with_keyword_default,
+        with_containers,
+        *(
+            pytest.param(make, marks=pytest.mark.slow)
+            for make in (with_closure, with_default, with_function, with_module, with_partial)
+        ),
+    ],
 )
 def test_functions_made_anew_at_every_point_share_a_program(make):
     """But not with those that hold on to another number."""
