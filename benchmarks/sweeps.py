@@ -240,7 +240,7 @@ def markdown(results: dict[str, Any]) -> str:
         parts += [
             f"## Chunks against one vmap, {found['points']:,} scales from 1e-4 to 1e4",
             f"In chunks, in turn: {turns:.1f} s; all in one `vmap`: {together:.1f} s: **{together / turns:.1f} ×**, "
-            f"CPU time of one thread, without compilation. Flows take {low} to {high} steps (median {middle}).",
+            f"on one thread, without compilation. Flows take {low} to {high} steps (median {middle}).",
         ]
     if "workers" in results:
         one, two = (min(c["seconds"] for c in results["workers"][n]) for n in ("1", "2"))
@@ -253,16 +253,16 @@ def markdown(results: dict[str, Any]) -> str:
     if "store" in results:
         names = {"seconds": "wall time", "cpu": "CPU time of all processes", "here": "of that, not in the workers"}
         rows = ["| seconds | without | with |", "|---|---|---|"]
-        median = lambda which, key: float(np.median([cost[key] for cost in results["store"][which]]))
         for key, name in names.items():
             cells = [", ".join(f"{cost[key]:.2f}" for cost in results["store"][n]) for n in ("without", "with")]
             rows.append(f"| {name} | {cells[0]} | {cells[1]} |")
-        share = (median("with", "here") - median("without", "here")) / median("without", "cpu")
+        pairs = zip(results["store"]["without"], results["store"]["with"], strict=True)
+        wall, cpu = np.median([[(b[k] - a[k]) / a[k] for k in ("seconds", "cpu")] for a, b in pairs], axis=0)
         parts += [
             "## What a store costs, 1,000 scales, two workers, in turns",
             "\n".join(rows),
-            f"Workers do the same with a store and without. What the process that writes it does more is {share:.1%} "
-            "of the whole (medians).",
+            f"Pair by pair a store costs {wall:.1%} of the wall time and {cpu:.1%} of the CPU time (medians), most of "
+            "it once, to make and to open it.",
         ]
     if "memory" in results:
         found = results["memory"]
