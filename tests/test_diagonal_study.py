@@ -3,6 +3,7 @@
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,3 +117,28 @@ def test_notebook(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     told = runpy.run_path(str(Path(__file__).parents[1] / "notebooks" / "diagonal.py"))
     assert len(told["apart"]) >= 3
+
+
+def test_an_excess_that_is_there_from_the_start_is_not_never_reached(monkeypatch):
+    """On one sample in one dimension the excess is zero all along."""
+    run = lambda X, depth, scales, gamma, **more: SimpleNamespace(beta=gamma[..., None])
+    monkeypatch.setattr(accuracy, "flows", run)
+    np.testing.assert_array_equal(accuracy.needed(np.array([[1.0]]), 3, np.ones(1)), -np.ones((1, 8)))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: accuracy.needed(np.eye(2), 3, np.array([-1.0])), r"scales must be positive, not \[-1.0\]\."),
+        (lambda: depth.vertices(np.eye(2), 2), r"depth must be above 2, .*, not 2\."),
+        (lambda: depth.vertices(np.eye(2) * np.nan, 3), "X must be finite"),
+        (lambda: depth.vertices(np.array([[1.0, 0.0], [-1.0, 0.0]]), 3), "X has no stationary vertex"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_nothing_measured_is_no_success():
+    assert not Claim.at_most("", 1.0, []).holds and not Claim.at_least("", 1.0, []).holds

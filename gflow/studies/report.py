@@ -50,11 +50,11 @@ class Claim(NamedTuple):
 
     @classmethod
     def at_most(cls, text: str, bound: float, measured: Any) -> "Claim":
-        return cls(text, f"≤ {bound:.6g}", _numbers(measured), bool(np.all(np.asarray(measured) <= bound)))
+        return cls(text, f"≤ {bound:.6g}", _numbers(measured), _all(np.asarray(measured) <= bound))
 
     @classmethod
     def at_least(cls, text: str, bound: float, measured: Any) -> "Claim":
-        return cls(text, f"≥ {bound:.6g}", _numbers(measured), bool(np.all(np.asarray(measured) >= bound)))
+        return cls(text, f"≥ {bound:.6g}", _numbers(measured), _all(np.asarray(measured) >= bound))
 
     @classmethod
     def cases(
@@ -74,6 +74,11 @@ class Claim(NamedTuple):
             return cls(text, prediction, counted, True, condition)
         named = ", ".join((broken or wrong)[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
         return cls(text, prediction, counted, False, named)
+
+
+def _all(agrees: np.ndarray) -> bool:
+    """Nothing measured is no success."""
+    return agrees.size > 0 and bool(np.all(agrees))
 
 
 def _numbers(values: Any) -> str:

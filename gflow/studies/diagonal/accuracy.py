@@ -34,11 +34,14 @@ def excess(X: np.ndarray, beta: np.ndarray, l1: limits.L1MaxMargin) -> np.ndarra
 
 
 def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, report: Report = ignore) -> np.ndarray:
-    """log10 gamma at which the excess first comes to each of DELTAS, shape (A, 8); infinite where it never does.
+    """log10 gamma at which the excess first comes to each of DELTAS, shape (A, 8); infinite where it never does, and -1
+    where it is there from the start, at gamma = 0.1.
 
     Brackets on a grid of the path are narrowed by running to points inside of them, six for each delta, and the last
     bracket is interpolated.
     """
+    if not np.all(np.asarray(scales) > 0):
+        raise ValueError(f"scales must be positive, not {np.asarray(scales).tolist()}.")
     l1 = limits.l1_max_margin(X, np.ones(len(X)))
     grid = np.broadcast_to(np.linspace(*_RANGE, SAVES), (scales.size, SAVES))
     each = SAVES // DELTAS.size
@@ -56,7 +59,8 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
             for j, delta in enumerate(DELTAS):
                 below = np.flatnonzero(known[a][1] <= delta)
                 k = below[0] if below.size else -1
-                brackets[a, j] = (place[k - 1], place[k]) if k > 0 else (np.inf, np.inf)
+                # From the start: a bracket of no width.
+                brackets[a, j] = (place[max(k - 1, 0)], place[k]) if k >= 0 else (np.inf, np.inf)
                 if k > 0:
                     inside.append(np.linspace(place[k - 1], place[k], each + 2)[1:-1])
             points = np.unique(np.concatenate(inside)) if inside else np.empty(0)
@@ -70,6 +74,9 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
         for j, delta in enumerate(DELTAS):
             if np.isfinite(brackets[a, j, 1]):
                 k = np.searchsorted(place, brackets[a, j, 1])
+                if k == 0:
+                    found[a, j] = place[0]
+                    continue
                 part = (delta - value[k]) / (value[k - 1] - value[k]) if np.isfinite(value[k - 1]) else 0.0
                 found[a, j] = place[k] + part * (place[k - 1] - place[k])
     return found

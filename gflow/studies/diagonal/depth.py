@@ -43,6 +43,10 @@ def vertices(X: Float[np.ndarray, "N d"], depth: int) -> Float[np.ndarray, "V d"
 
         ```
     """
+    if depth <= 2:
+        raise ValueError(f"depth must be above 2, where zero coordinates ask for nothing, not {depth}.")
+    if X.ndim != 2 or not np.all(np.isfinite(X)):
+        raise ValueError("X must be finite and of shape (N, d).")
     samples, inputs = X.shape
     found = []
     for size in range(1, min(samples, inputs) + 1):
@@ -52,13 +56,15 @@ def vertices(X: Float[np.ndarray, "N d"], depth: int) -> Float[np.ndarray, "V d"
                 if np.linalg.cond(square) > 1e12:
                     continue
                 values = np.linalg.solve(square, np.ones(size))
-                if np.any(np.abs(values) < 1e-10):
+                if np.any(np.abs(values) < 1e-10 * np.max(np.abs(values))):
                     continue
                 beta = np.zeros(inputs)
                 beta[list(support)] = values
                 pull = np.sign(values) * np.abs(values) ** (2 / depth - 1)
                 if np.min(X @ beta) > 1 - 1e-9 and np.min(np.linalg.solve(square.T, pull)) >= -1e-12:
                     found.append(beta)
+    if not found:
+        raise ValueError("X has no stationary vertex with margins of 1: no beta gives all samples a positive margin.")
     table = np.array(found)
     return table[np.argsort(quasi_norm(table, depth), kind="stable")]
 
