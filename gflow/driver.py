@@ -236,14 +236,13 @@ def advance(
             stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
         if implicit:
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
+        waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
         plateaus, seeded = p.plateaus, jnp.asarray(False)
         if isinstance(flow.chart, EuclideanChart):
             # Other charts keep small directions apart.
             log_time = jnp.log(y1[-1]) + p.gauge + sight.gamma
-            size = extent / flow.chart.length(p.state[:-1])
-            plateaus, seeded = plateaus.passing(p.log_time, log_time, p.h / size, rtol)
-        status = jnp.where(stalled, int(Status.step_too_small), int(Status.running))
-        status = as_code(jnp.where(seeded, int(Status.seeded), status))
+            moved = p.h * flow.chart.length(p.state[:-1]) / extent
+            plateaus, seeded = plateaus.passing(p.log_time, log_time, moved, rtol)
         far = jnp.abs(jnp.log(y1[-1])) > GAUGE_RANGE
         shift = jax.lax.stop_gradient(jnp.where(far, jnp.log(y1[-1]), 0.0))
         after = Position(
@@ -256,14 +255,13 @@ def advance(
             restart=(shift != 0) | flow.chart.graded,
             steps=p.steps + 1,
             rejected=p.rejected,
-            status=status,
+            status=as_code(jnp.where(seeded, int(Status.seeded), waits)),
             plateaus=plateaus,
         )
         again = p.solver
         if implicit:
             # A step that was solved but missed the tolerance is where the shorter one starts to look.
             again = _pick(jnp.isfinite(size), solver.again(again, solver_state), solver.failed(again))
-        waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
         retry = eqx.tree_at(
             lambda q: (q.h, q.control, q.solver, q.rejected, q.status),
             p,

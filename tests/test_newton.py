@@ -192,3 +192,12 @@ def test_squared_relu_network_arrives():
     assert traj.success, traj.status
     z = np.maximum(X @ np.asarray(traj.final.W).T, 0.0) ** 2
     assert np.min(y * (z @ np.asarray(traj.final.v))) == pytest.approx(1e100, rel=1e-10)
+
+
+def test_steps_that_could_not_be_solved_are_counted():
+    """Of any module: it is by their number that another way to solve the next one is tried."""
+    network = eqx.nn.MLP(2, "scalar", 3, 1, key=jax.random.key(0))
+    X, y = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.array([1.0, -1.0])
+    once = gflow.LogRadau(stages=3, max_newton=1)
+    traj = gflow.gradient_flow(network, X, y, stop=10.0, solver=once, rtol=1e-6, max_steps=4, throw=False)
+    assert int(traj.position.solver.failures) == int(traj.stats["rejections"]) == 4

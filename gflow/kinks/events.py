@@ -148,21 +148,16 @@ class Watch(NamedTuple):
 def watch(flow: Flow, a: Array, rate: Array | None = None) -> Watch:
     """`rate`: the derivative of `a` along the arc length, where it is known."""
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
-
-    def at(b):
-        c = flow.loss.weights(chart.outputs(b, flow.X), flow.y)
-        return slacks(chart, *chart.split(b), chart.pattern, *chart.pulls(c)), c
-
     rate = flow.rate(a).coordinates if rate is None else rate
-    slack, drift, c = jax.jvp(at, (a,), (rate,), has_aux=True)
+    slack, drift, c = jax.jvp(lambda b: slack_at(flow, b), (a,), (rate,), has_aux=True)
     return Watch(slack, drift, scales(chart, a, c))
 
 
-def slack_at(flow: Flow, a: Array) -> Float[Array, "3 m k"]:
-    """The slacks alone."""
+def slack_at(flow: Flow, a: Array) -> tuple[Float[Array, "3 m k"], Float[Array, " N"]]:
+    """The slacks, and the weights of the samples that go with them."""
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
     c = flow.loss.weights(chart.outputs(a, flow.X), flow.y)
-    return slacks(chart, *chart.split(a), chart.pattern, *chart.pulls(c))
+    return slacks(chart, *chart.split(a), chart.pattern, *chart.pulls(c)), c
 
 
 def blur(seen: Watch, rtol: Array) -> Float[Array, "3 m 1"]:

@@ -141,9 +141,8 @@ def advance(
         ends = (p.watch.slack, p.h * p.watch.drift, seen.slack, p.h * seen.drift)
         fuzz = blur(p.watch, rtol)
         # Of a step that is not kept, nothing.
-        meeting, turns = first_meeting(
-            ends, slack_at(flow, along(0.5 * p.h)[:-1]), p.watch.scale, jnp.where(keep, fuzz, -jnp.inf), p.armed
-        )
+        middle, _ = slack_at(flow, along(0.5 * p.h)[:-1])
+        meeting, turns = first_meeting(ends, middle, p.watch.scale, jnp.where(keep, fuzz, -jnp.inf), p.armed)
         hit, index = meeting.x < jnp.inf, meeting.which
         x, found, sharp = _locate(flow, along, p, rtol, hit, jnp.minimum(meeting.x, 1.0), index, meeting.slope, size)
         lands, repeat = hit & sharp, hit & ~sharp

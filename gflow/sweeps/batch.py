@@ -69,12 +69,17 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
     return compute(models, each, program, fixed)
 
 
+def flow_of(model: Any, X: Any, y: Any, loss: Any) -> Flow:
+    """The flow of one model, of array output too."""
+    y = jnp.ravel(y)
+    return Flow(chart_of(model, X, y, loss), X, y, loss)
+
+
 def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
     """The solver of a compiled program; None for explicit steps first and LogRadau after them."""
     if problem.solver is not None:
         return problem.solver
-    y = jnp.ravel(y)
-    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
+    flow = flow_of(model, X, y, loss)
     end = problem.save[-1] if problem.stop is None else problem.stop
     phases = choose(flow, float(problem.clock.inner(jnp.asarray(end, float))))
     if len(phases) == 1 or (flow.chart.linear and isinstance(loss, MarginLoss)):

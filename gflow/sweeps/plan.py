@@ -13,16 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import validate
-from ..charts import chart_of
 from ..clocks import LossClock
-from ..flow import Flow
 from ..losses import Square
 from ..status import Status
 from . import exact
 from .alike import structure
 from .attributes import attributes, metric_of, numbers_of
 from .axes import axes_of, Axis, OWN
-from .batch import beta_of
+from .batch import beta_of, flow_of
 from .chunks import extents, most_points
 from .layout import Layout
 from .models import traceable
@@ -98,9 +96,8 @@ def _data(axes: Sequence[Axis], X: Any, y: Any, exactly: bool) -> tuple[tuple[An
 
 def _float(problem: Problem) -> tuple[Problem, Layout]:
     first = (0,) * len(problem.axes)
-    losses = next((axis.values for axis in problem.axes if axis.name == "loss"), (problem.loss,))
     for X, y in problem.data:
-        for loss in losses:
+        for loss in problem.losses:
             validate.check_data(X, y, loss)
     problem.data = tuple((np.asarray(X, float), np.asarray(y, float)) for X, y in problem.data)
     model = problem.make_model(**problem.arguments(first))
@@ -108,8 +105,9 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
     validate.check_model(model, jnp.asarray(X), y.shape[1:])
     validate.check_solver(problem.solver)
     validate.check_numbers(problem.rtol, problem.max_steps)
-    validate.check_points(problem.clock, problem.stop, problem.save, _start(model, X, y, problem.loss_at(first)))
-    _check_separable(problem, model, losses)
+    flow = flow_of(model, jnp.asarray(X), jnp.asarray(y), problem.loss_at(first))
+    validate.check_points(problem.clock, problem.stop, problem.save, flow.gamma(flow.chart.coordinates()))
+    _check_separable(problem, model)
     problem.stop = None if problem.stop is None else float(problem.stop)
     problem.save = None if problem.save is None else np.asarray(problem.save, float)
 
@@ -158,9 +156,8 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
     if any(axis.name == "rtol" for axis in problem.axes):
         raise ValueError("over must not hold 'rtol' where digits are given: they say how accurate a run is.")
     problem.digits = inputs.check_digits(problem.digits)
-    losses = next((axis.values for axis in problem.axes if axis.name == "loss"), (problem.loss,))
     for X, y in problem.data:
-        for loss in losses:
+        for loss in problem.losses:
             inputs.check_choice(type(loss).__name__.lower(), "loss", inputs.LOSSES)
             inputs.check_samples(X.tolist(), y.tolist(), not isinstance(loss, Square))
     if problem.stop is None and problem.save is None:
@@ -193,24 +190,18 @@ def _texts(problem: Problem, point: tuple[int, ...]) -> dict[str, str]:
         return {}
 
 
-def _check_separable(problem: Problem, model: Any, losses: Sequence[Any]) -> None:
+def _check_separable(problem: Problem, model: Any) -> None:
     """Refuse data that no beta separates, if there are no other: where there are, its runs say so by their status."""
     end = problem.save[-1] if problem.stop is None else problem.stop
     refusals = []
     for X, y in problem.data:
-        for loss in losses:
+        for loss in problem.losses:
             try:
                 validate.check_separable(model, X, y, loss, problem.clock, end)
             except ValueError as error:
                 refusals.append(error)
-    if len(refusals) == len(problem.data) * len(losses):
+    if len(refusals) == len(problem.data) * len(problem.losses):
         raise refusals[0]
-
-
-def _start(model: Any, X: Any, y: Any, loss: Any) -> Any:
-    X, y = jnp.asarray(X), jnp.ravel(jnp.asarray(y))
-    flow = Flow(chart_of(model, X, y, loss), X, y, loss)
-    return flow.gamma(flow.chart.coordinates())
 
 
 def _along(axes: Sequence[Axis]) -> Iterator[tuple[int, ...]]:

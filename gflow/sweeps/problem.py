@@ -47,6 +47,11 @@ class Problem:
     def saves(self) -> int:
         return 1 if self.save is None else len(self.save)
 
+    @property
+    def losses(self) -> tuple[AbstractLoss, ...]:
+        """All losses of the sweep."""
+        return next((axis.values for axis in self.axes if axis.name == "loss"), (self.loss,))
+
     def value(self, name: str, index: Sequence[int] | np.ndarray, default: Any) -> Any:
         """The value of an axis at a point, or `default` where there is no such axis."""
         for axis, k in zip(self.axes, index, strict=True):
