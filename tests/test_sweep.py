@@ -1,6 +1,7 @@
 """What a sweep returns: the flows of its points, whatever they are made and computed by."""
 
 import functools
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from small_sweep import network, run, SAVE, SCALES, SOLVER, X, y
+from small_sweep import network, planned, run, SAVE, SCALES, SOLVER, X, y
 from test_driver import counting_compilations
 
 import gflow
-from gflow.sweeps import chunks, models, plan
+from gflow.sweeps import chunks, models
 
 
 def l1(model):
@@ -24,13 +25,6 @@ def l1(model):
 @pytest.fixture(scope="module")
 def ds():
     return run()
-
-
-def planned(make_model=network, over=None, **more):
-    more = {"save": SAVE, "solver": SOLVER, "rtol": 1e-6, "loss": gflow.losses.Exponential()} | more
-    rest = dict.fromkeys(("stop", "metrics", "digits", "batching"))
-    more = rest | {"clock": gflow.LossClock(), "max_steps": 1000} | more
-    return plan.plan(make_model, X, y, over={"scale": SCALES} if over is None else over, **more)
 
 
 def test_points_are_the_flows_of_their_models(ds):
@@ -143,6 +137,22 @@ def test_models_that_tracing_would_change_are_called(make_model):
             made = make_model(problem.axes[0].values[row])
             one = jax.tree.map(lambda leaf, k=k: leaf[k] if eqx.is_array(leaf) else leaf, group.models)
             assert eqx.tree_equal(made, one)
+
+
+def test_a_program_is_compared_wherever_it_is_compiled():
+    """With depth 2 seeds may be traced; with depth 3 what is drawn would be the same for all."""
+
+    def make_model(depth, seed):
+        if depth == 2:
+            return network(jnp.exp(jnp.asarray(seed, float)))
+        return network(1.0 + np.random.default_rng(zlib.crc32(f"run-{seed}".encode())).random(3), 3)
+
+    problem, _ = planned(make_model, {"depth": [2, 3], "seed": [0, 1, 2, 3]})
+    assert problem.traced == ("seed",)
+    points = np.array([[1, k] for k in range(4)])
+    (group,) = models.groups(problem, points, {})
+    for k in range(4):
+        np.testing.assert_array_equal(group.models.log_scale[k], make_model(3, k).log_scale)
 
 
 class Bent(eqx.Module):
@@ -291,6 +301,15 @@ def test_the_precise_backend_by_the_same_call():
     at = got.sel(scale="1/8", depth=3)
     for name in ("beta", "log_time", "neg_log_loss"):
         assert at[name].values.tolist() == single.to_xarray()[name].values.tolist()
+
+
+def test_a_bad_point_of_the_precise_backend_does_not_spoil_the_others():
+    make_model = lambda a, b: {"scale": 1, "depth": 1 if a == b == "y" else 2}
+    over, more = {"a": ["x", "y"], "b": ["x", "y"]}, {"stop": 2, "digits": 15, "workers": 0, "progress": False}
+    with pytest.warns(UserWarning, match=r"at a = y, b = y it said: ValueError: depth must be an integer"):
+        got = gflow.sweep(make_model, [[1, 2], [2, -1]], [1, 1], over=over, **more)
+    done = gflow.Status.success
+    assert got.status.values.tolist() == [[done, done], [done, gflow.Status.no_model]]
 
 
 @pytest.mark.parametrize("lengths, most", [((1000,), 64), ((7, 41), 64), ((2, 3, 999), 64), ((5,), 1), ((9, 999), 9)])

@@ -61,7 +61,6 @@ def test_what_a_file_may_say(folder):
     path.write_text("""
         model = "LinearModel"
         clock = "log-time"
-        loss = "square"
         decades = "1:100:3"
         metrics = ["normalized_margin", "math:sqrt"]
         solver = "LogRadau"
@@ -78,7 +77,7 @@ def test_what_a_file_may_say(folder):
     assert job.points == 60 and more["over"]["beta"] == list(range(10)) and more["make_model"].keywords == {"dim": 3}
     np.testing.assert_allclose(more["over"]["width"], [0.1, 1.0, 10.0])
     np.testing.assert_allclose(more["save"], gflow.decades(np.array([1.0, 10.0, 100.0])))
-    assert type(more["clock"]) is gflow.LogTimeClock and type(more["loss"]) is gflow.losses.Square
+    assert type(more["clock"]) is gflow.LogTimeClock
     assert list(more["over"]["loss"]) == ["exponential", "logistic"] and more["over"]["data"]["toy"].X.shape == (3, 6)
     assert list(more["metrics"]) == ["normalized_margin", "sqrt"] and isinstance(more["solver"], gflow.LogRadau)
 
@@ -104,6 +103,11 @@ def test_what_a_file_may_say(folder):
         ('model = "LinearModel"\ndata = "no.csv"\n[over]\nscale = [1]', "no.csv"),
         ('model = "LinearModel"\ndata = { file = 1 }\n[over]\nscale = [1]', "data must be a name or file, or a table"),
         ('model = "LinearModel"\nsave = [1]\ndecades = [1]\n[over]\nscale = [1]', "decades or save, not both"),
+        ('model = "LinearModel"\ndecades = [1, "a"]\n[over]\nscale = [1]', "decades must hold numbers, not [1, 'a']"),
+        (TABLE.replace("[over]", "[over]\ndata = ['toy']"), "must hold data or over.data, not both"),
+        ('model = "LinearModel"\n[over]\ndata = [1, 2]', "over.data must hold names, each of them once, not [1, 2]"),
+        ('model = "LinearModel"\n[over]\nloss = ["square", "square"]', "over.loss must hold names, each of them once"),
+        ('metrics = ["math:sin"]\n' + TABLE, "metrics['sin'] cannot be computed: TypeError: "),
     ],
 )
 def test_files_that_say_something_else(folder, capsys, text, message):

@@ -1,13 +1,16 @@
 # ruff: noqa: E501 -- a sentence stands on one line, as users see it
 """Bad input to a sweep gets one sentence, before anything is compiled."""
 
+import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from small_sweep import network, run, SOLVER, X, y
 
 import gflow
+from gflow.sweeps.execute import SweepError
 
 CASES = {
     "no dimensions": (dict(over={}), "over must be a dict of values for each dimension, such as {'scale': [0.1, 1.0]}, not {}."),
@@ -40,11 +43,17 @@ CASES = {
     "not taken": (dict(over={"scal": [1.0]}), "make_model cannot be called with scal: missing a required argument: 'scale'."),
     "masked": (dict(y=np.ma.masked_array(y, mask=[False, True])), "X and y must not be masked in a sweep; leave out the samples that have no value."),
     "batching": (dict(batching="scan"), "batching must be 'map' or 'vmap', not 'scan'."),
+    "loss twice": (dict(loss=gflow.losses.Logistic(), over={"scale": [1.0], "loss": [gflow.losses.Exponential()]}), "loss cannot be given beside over['loss']; leave it out."),
+    "rtol twice": (dict(rtol=1e-4, over={"scale": [1.0], "rtol": [1e-6]}), "rtol cannot be given beside over['rtol']; leave it out."),
+    "rtol and digits": (dict(digits=30, solver=None, rtol=1e-4), "rtol must not be given with digits"),
+    "unknown to the precise backend": (dict(digits=30, solver=None, rtol=1e-8, make_model=dict, over={"scal": [1]}), "make_model must give depth and scale where digits are given, not 'scal'."),
+    "metric that cannot be computed": (dict(metrics={"m": lambda model: model.nothing}), "metrics['m'] cannot be computed: AttributeError: "),
+    "store": (dict(store=5), "store must be the path of a folder, not 5."),
     "workers": (dict(workers=-1), "workers must be a number of processes, or 0 for none but this one, not -1."),
     "executor": (dict(workers=None, executor=3), "executor must be a concurrent.futures.Executor, not 3."),
     "rtol": (dict(rtol=1.0), "rtol must be a number between 1e-13 and 0.1, not 1.0."),
     "solver": (dict(solver=SOLVER.interpolation_cls), "solver must be a Diffrax solver such as diffrax.Tsit5()"),
-    "digits": (dict(digits=30), "metrics, solver and clock are not for digits: leave them out, or leave out digits."),
+    "digits": (dict(digits=30), "solver must not be given with digits, which say how accurate runs are and follow gamma; leave it or digits out."),
 }
 
 
@@ -63,6 +72,21 @@ def test_data_that_no_beta_separates():
 def test_executor_and_workers():
     with pytest.raises(ValueError, match=r"executor and workers cannot both be given: an executor brings its own\."):
         run(executor=object())
+
+
+def test_an_executor_that_forks():
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool,
+        pytest.raises(ValueError, match="executor must not fork this process, in which JAX has threads"),
+    ):
+        run(workers=None, executor=pool)
+
+
+def test_an_executor_that_is_shut():
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(SweepError, match="the executor takes no work: cannot schedule new futures after shutdown"):
+        run(workers=None, executor=pool)
 
 
 def test_names_of_points():

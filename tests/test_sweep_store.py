@@ -5,6 +5,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
 import jax
@@ -12,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from small_sweep import network, run, SCALES, X
+from small_sweep import network, planned, run, SCALES, X
 
 import gflow
-from gflow.sweeps import store, worker
+from gflow.sweeps import chunks, store, worker
 
 
 def content(folder):
@@ -138,7 +140,11 @@ def scattered(by):
 
 def deepened(by):
     """Compiled along seeds, and another model at another depth."""
-    return lambda depth, seed: network(1.0 + (0.1 if depth == 2 else by) * seed, depth)
+    return lambda depth, seed: network(1.0 + (0.1 if depth == 2 else by) * jnp.asarray(seed, float), depth)
+
+
+def network_of(depth, seed):
+    return network(1.0 + jnp.asarray(seed, float), depth)
 
 
 class Halved(gflow.losses.Exponential):
@@ -159,10 +165,47 @@ def shifted(by):
     return lambda scale: network(jnp.where(jnp.abs(scale - 0.5) < 0.1, by, scale))
 
 
+class Bent(eqx.Module):
+    """What it computes hangs on a table that it holds on to."""
+
+    beta: jax.Array
+    bend: Callable = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.bend(self.beta @ x)
+
+
+def bent(by):
+    """Another function at the second value of its axis, with the same numbers."""
+    bends = {"line": lambda z: z, "bow": lambda z: jnp.sinh(by * z)}
+    return lambda bend: Bent(jnp.full(3, 1e-3), bends[bend])
+
+
+def by_depth(numbers):
+    """Another metric of models that are not first."""
+    return {"m": lambda model: numbers[model.depth] * model.beta[0]}
+
+
 EXPONENTIAL, LOGISTIC = gflow.losses.Exponential(), gflow.losses.Logistic()
 DEEP = {"depth": [2, 3], "seed": [0, 1, 2]}
 TEXTS = {"a": ["0", "1", "2"], "b": ["0", "1", "2"]}
 TOTAL = gflow.losses.Exponential(reduction="sum")
+
+
+def test_threads_make_stores_side_by_side(tmp_path, monkeypatch):
+    """Files of zeros are files in all of them, whoever switches zarr's setting."""
+    layout, read = planned()[1], store.OnDisk._described
+    monkeypatch.setattr(store.OnDisk, "_described", lambda self, what: (time.sleep(1e-3), read(self, what))[1])
+
+    def filled(k):
+        made = store.OnDisk(tmp_path / f"{k}.zarr", layout)
+        for chunk in chunks.cut(layout.shape, layout.chunk):
+            made.write(chunk, {v.name: v.empty(chunk.shape) for v in layout.variables})
+        return store.OnDisk(tmp_path / f"{k}.zarr", layout).holds(chunk)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(filled, range(16)))
+    assert len({frozenset(content(folder)) for folder in tmp_path.iterdir()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -180,6 +223,16 @@ TOTAL = gflow.losses.Exponential(reduction="sum")
         (dict(make_model=deepened(0.2), over=DEEP), dict(make_model=deepened(5.0), over=DEEP), "other models"),
         (dict(over={"loss": {"a": Halved()}}), dict(over={"loss": {"a": Halved(by=0.25)}}), "other losses"),
         (dict(metrics=weighted([0.0, 1.0, 2.0])), dict(metrics=weighted([1.0, 2.0, 3.0])), "other metrics"),
+        (
+            dict(make_model=bent(1.0), over={"bend": ["line", "bow"]}),
+            dict(make_model=bent(2.0), over={"bend": ["line", "bow"]}),
+            "other models",
+        ),
+        (
+            dict(make_model=network_of, over=DEEP, metrics=by_depth({2: 1.0, 3: 2.0})),
+            dict(make_model=network_of, over=DEEP, metrics=by_depth({2: 1.0, 3: 3.0})),
+            "other metrics",
+        ),
         (dict(metrics=picked([0, 1])), dict(metrics=picked([1, 2])), "other metrics"),
     ],
 )

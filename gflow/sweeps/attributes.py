@@ -1,12 +1,13 @@
 """What makes a sweep repeatable: its arguments, data and versions, as attributes of the result."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -18,14 +19,18 @@ from ..solve import measure
 from .models import program
 from .problem import Problem
 
+if TYPE_CHECKING:
+    from .probes import Probes
+
 # With other versions the digits may differ in the last place.
 VERSIONS = ("gflow", "jax", "jaxlib", "equinox", "diffrax", "numpy")
 _EXACT_VERSIONS = ("gflow", "mpmath", "python-flint", "numpy")
 
 
-def attributes(problem: Problem, model: Any, numbers: Sequence[bytes]) -> dict[str, Any]:
-    """Attributes of the result. Its make_model is known again by one `model`, by what `numbers_of` gives for models
-    along every axis, and by its program where it is compiled."""
+def attributes(problem: Problem, probes: "Probes") -> dict[str, Any]:
+    """Attributes of the result. Its make_model is known again by the numbers in models all over the grid, by what
+    models of every form compute, and by its program where it is compiled."""
+    model = probes.models[0][1]
     data = hashlib.sha256()
     for X, y in problem.data:
         for part in (X, y):
@@ -36,7 +41,7 @@ def attributes(problem: Problem, model: Any, numbers: Sequence[bytes]) -> dict[s
     about: dict[str, Any] = {
         "model": _text(model).split("(")[0] if not isinstance(model, dict) else "DiagonalNetwork",
         "make_model": _name(problem.make_model),
-        "models_sha256": _hash_models(problem, model, numbers),
+        "models_sha256": _hash_models(problem, probes),
         "data_sha256": data.hexdigest(),
         "loss": _losses(problem),
         "loss_sha256": _hash_losses(problem),
@@ -53,7 +58,7 @@ def attributes(problem: Problem, model: Any, numbers: Sequence[bytes]) -> dict[s
             "solver": "chosen by gflow" if problem.solver is None else _text(problem.solver),
             "max_steps": int(problem.max_steps),
             "metrics": ", ".join(problem.metrics) or "none",
-            "metrics_sha256": _hash_metrics(problem, model),
+            "metrics_sha256": _hash_metrics(problem, probes),
             "batching": problem.batching,
             "devices": f"{jax.local_device_count()} {jax.default_backend()}",
         }
@@ -97,14 +102,18 @@ def numbers_of(model: Any) -> bytes:
     return hashlib.sha256(b"".join(map(_bytes, leaves))).digest()
 
 
-def _hash_models(problem: Problem, model: Any, numbers: Sequence[bytes]) -> str:
+def _hash_models(problem: Problem, probes: "Probes") -> str:
     """Of the numbers in models and of what they compute."""
-    digest = hashlib.sha256(b"".join(numbers))
-    if not isinstance(model, dict):
-        digest.update(_computation(model, np.asarray(problem.data[0][0][0], float)))
-    if problem.traced:
-        make, columns = program(problem)
-        digest.update(_computation(make, *columns))
+    digest = hashlib.sha256(b"".join(probes.numbers))
+    for point, model in probes.models:
+        if isinstance(model, dict):
+            continue
+        digest.update(_computation(model, np.asarray(problem.data[problem.data_index(point)][0][0], float)))
+        if problem.traced:
+            make, columns = program(problem, point)
+            # Where it cannot be traced models are made one by one.
+            with contextlib.suppress(Exception):
+                digest.update(_computation(make, *columns))
     return digest.hexdigest()
 
 
@@ -115,12 +124,13 @@ def _hash_losses(problem: Problem) -> str:
     return hashlib.sha256(b"".join(map(told, problem.losses))).hexdigest()
 
 
-def _hash_metrics(problem: Problem, model: Any) -> str:
+def _hash_metrics(problem: Problem, probes: "Probes") -> str:
     digest = hashlib.sha256()
-    X, y = problem.data[0]
     for name, metric in problem.metrics.items():
         digest.update(name.encode())
-        digest.update(_computation(lambda metric=metric: metric_of(metric, model, X, y)))
+        for point, model in probes.models:
+            X, y = problem.data[problem.data_index(point)]
+            digest.update(_computation(functools.partial(metric_of, metric), model, X, y))
     return digest.hexdigest()
 
 

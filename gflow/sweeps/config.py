@@ -69,11 +69,14 @@ def read(path: Path) -> Job:
     if not isinstance(table["over"], dict):
         raise ValueError(f"{path} must hold a table [over], not over = {table['over']!r}.")
     over = {name: _values(name, values) for name, values in table["over"].items()}
+    for name in ("data", "loss", "rtol"):
+        if name in over and name in table:
+            raise ValueError(f"{path} must hold {name} or over.{name}, not both.")
     arguments: dict[str, Any] = {"over": over} | {key: table[key] for key in _PLAIN if key in table}
     make = _found(table["model"], models, "model")
     arguments["make_model"] = _partly_called(make, table["arguments"]) if "arguments" in table else make
     if "data" in over:
-        over["data"] = {name: datasets.load(name) for name in over["data"]}
+        over["data"] = {name: datasets.load(name) for name in _names("data", over["data"])}
     elif "data" in table:
         about = dict(table["data"]) if isinstance(table["data"], dict) else {"path": table["data"]}
         try:
@@ -85,7 +88,7 @@ def read(path: Path) -> Job:
             ) from error
         arguments |= {"X": data.X, "y": data.y}
     if "loss" in over:
-        over["loss"] = {name: _chosen(name, _LOSSES, "loss") for name in over["loss"]}
+        over["loss"] = {name: _chosen(name, _LOSSES, "loss") for name in _names("loss", over["loss"])}
     if "loss" in table:
         arguments["loss"] = _chosen(table["loss"], _LOSSES, "loss")
     if "clock" in table:
@@ -93,7 +96,7 @@ def read(path: Path) -> Job:
     if "decades" in table and "save" in table:
         raise ValueError(f"{path} must hold decades or save, not both.")
     if "decades" in table:
-        arguments["save"] = clocks.decades(np.asarray(_values("decades", table["decades"]), float))
+        arguments["save"] = clocks.decades(_numbers("decades", table["decades"]))
     elif "save" in table:
         arguments["save"] = _values("save", table["save"])
     if "solver" in table:
@@ -130,6 +133,19 @@ def _values(name: str, values: Any) -> Any:
     if isinstance(values, str) and ":" in values:
         return grid(values)
     raise ValueError(f"{name} must be a list, LOW:HIGH:COUNT or FIRST..LAST, not {values!r}.")
+
+
+def _names(name: str, values: Any) -> list[str]:
+    if not all(isinstance(value, str) for value in values) or len(set(values)) < len(values):
+        raise ValueError(f"over.{name} must hold names, each of them once, not {list(values)!r}.")
+    return values
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    values = _values(name, values)
+    if not all(isinstance(value, int | float | np.floating) for value in values):
+        raise ValueError(f"{name} must hold numbers, not {values!r}.")
+    return np.asarray(values, float)
 
 
 def _partly_called(make: Any, given: Any) -> Any:

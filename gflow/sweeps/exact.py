@@ -14,11 +14,19 @@ _TURN = threading.Lock()
 
 
 def arguments(problem: Problem, index: Any) -> dict[str, Any]:
-    """Depth and scale of a point, as `diagonal_flow` takes them."""
+    """Depth and scales of a point, exactly. Raises ValueError for what `diagonal_flow` would refuse."""
     from .. import precise
+    from ..precise import inputs
 
     model = problem.make_model(**problem.arguments(index))
-    return dict(model) if isinstance(model, dict) else precise.from_model(model)
+    wanted = dict(model) if isinstance(model, dict) else precise.from_model(model)
+    if unknown := wanted.keys() - {"depth", "scale"}:
+        raise ValueError(f"make_model must give depth and scale where digits are given, not {min(unknown)!r}.")
+    width = problem.data[problem.data_index(index)][0].shape[1]
+    return {
+        "depth": inputs.check_depth(wanted.get("depth", 2)),
+        "scale": inputs.check_scales(wanted.get("scale", 1), width),
+    }
 
 
 def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -96,18 +96,24 @@ def _pack(problem: Problem) -> bytes:
 
 
 class Crew:
-    """An executor of the user's."""
+    """An executor of the user's. Raises ValueError for one that would wait for ever."""
 
     def __init__(self, executor: Executor):
+        context = getattr(executor, "_mp_context", None)
+        if context is not None and context.get_start_method() == "fork":
+            raise ValueError(
+                "executor must not fork this process, in which JAX has threads; make it as ProcessPoolExecutor("
+                'mp_context=multiprocessing.get_context("spawn")), or leave executor out.'
+            )
         self.executor = executor
         self.size = _size(executor)
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         try:
             return self.executor.submit(function, *arguments)
-        except BrokenExecutor as error:
+        except RuntimeError as error:
             self.recover(error)
-            raise
+            raise SweepError(f"the executor takes no work: {error}; make a new one.") from error
 
     def recover(self, error: BaseException) -> None:
         """After the loss of a worker: raise, if there are no others."""

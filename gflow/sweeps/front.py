@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from .chunks import Chunk, cut
 from .execute import cores, Crew, has_accelerator, Processes, run_here, run_with
 from .layout import Layout
 from .memory import InMemory
-from .plan import plan
+from .plan import MAX_STEPS, plan, RTOL
 from .problem import Problem
 from .store import OnDisk
 
@@ -44,11 +45,11 @@ def sweep(
     stop: Any = None,
     save: Any = None,
     solver: Any = None,
-    rtol: float = 1e-8,
-    max_steps: int = 100_000,
+    rtol: float = RTOL,
+    max_steps: int = MAX_STEPS,
     metrics: dict[str, Callable] | None = None,
     digits: int | None = None,
-    store: str | Path | None = None,
+    store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     workers: int | None = None,
     batching: str | None = None,
@@ -65,11 +66,13 @@ def sweep(
       kind. `loss` (gflow losses), `data` (a dict of name: (X, y)) and `rtol` are not given to `make_model`.
     - `loss`, `clock`, `stop`, `save`, `solver`, `rtol`, `max_steps`, `metrics`: as in `gflow.gradient_flow`.
     - `digits`: run `gflow.precise.diagonal_flow` with so many digits. Then `make_model` returns a
-      `gflow.models.DiagonalNetwork`, or a dict of `depth` and `scale`, exact numbers or texts (`make_model=dict` does).
+      `gflow.models.DiagonalNetwork`, or a dict of `depth` and `scale`, exact numbers or texts (`make_model=dict` does);
+      `clock`, `solver`, `rtol`, `max_steps`, `metrics` and `batching` are not for these runs.
     - `store`: a folder (zarr) for the result. Chunks of points that are found there are not computed again, so the same
       call goes on after an interruption; several processes may work on one store. A store that was made with other
       arguments is refused.
-    - `executor`: any `concurrent.futures.Executor`, such as `distributed.Client(...).get_executor()`.
+    - `executor`: any `concurrent.futures.Executor`, such as `distributed.Client(...).get_executor()`; one of processes
+      must spawn them, not fork.
     - `workers`: without an executor, how many processes of this machine to use: one for each core by default, 0 for
       none but this one. Sweeps of a single chunk, and on GPUs and other devices, run in this process.
     - `batching`: how a chunk is computed, "map" (in turn) or "vmap" (in lock-step): by default the former on CPUs,
@@ -107,6 +110,8 @@ def sweep(
         raise ValueError(f"workers must be a number of processes, or 0 for none but this one, not {workers!r}.")
     if executor is not None and not isinstance(executor, Executor):
         raise ValueError(f"executor must be a concurrent.futures.Executor, not {executor!r}.")
+    if not isinstance(store, str | os.PathLike | None):
+        raise ValueError(f"store must be the path of a folder, not {store!r}.")
     problem, layout = plan(
         make_model,
         X,

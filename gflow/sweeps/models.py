@@ -30,21 +30,8 @@ def traceable(problem: Problem) -> tuple[str, ...]:
     first = (0,) * len(problem.axes)
     made = problem.make_model(**problem.arguments(first))
     names = [a.name for a in problem.axes if a.numeric and a.name not in OWN]
-    names = [name for name in names if _same_traced(problem, first, (name,), made)]
-    if not names or not _same_traced(problem, first, tuple(names), made):
-        return ()
-    # Both ends of every axis, called and traced.
-    ends = [
-        tuple(k if b == a else 0 for b in range(len(problem.axes)))
-        for a, axis in enumerate(problem.axes)
-        if axis.name in names
-        for k in {0, len(axis) - 1}
-    ]
-    traced = eqx.filter_vmap(_maker(problem, first, tuple(names)))(*_columns(problem, tuple(names), np.array(ends)))
-    called = [problem.make_model(**problem.arguments(point)) for point in ends]
-    if any(structure(model) != structure(made) for model in called):
-        return ()
-    return tuple(names) if _close(_stack(called), traced) else ()
+    names = tuple(name for name in names if _same_traced(problem, first, (name,), made))
+    return names if names and _compile(problem, first, names) is not None else ()
 
 
 def _same_traced(problem: Problem, index: Sequence[int], names: tuple[str, ...], made: Any) -> bool:
@@ -118,24 +105,34 @@ def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> li
 def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     """A compiled make_model at these values of the axes that are not traced, if there is one."""
     if problem.traced and index not in problem.compiled:
-        problem.compiled[index] = _compile(problem, index)
+        problem.compiled[index] = _compile(problem, index, problem.traced)
     return problem.compiled.get(index)
 
 
-def _compile(problem: Problem, index: tuple[int, ...]) -> Callable | None:
+def _compile(problem: Problem, index: tuple[int, ...], names: tuple[str, ...]) -> Callable | None:
+    """make_model compiled for arrays of the arguments `names`, if it gives what it gives when called: at `index` (first
+    values of `names`), and at the middle and the end of each of these axes."""
+    places = [(0, len(axis) // 2, len(axis) - 1) if axis.name in names else () for axis in problem.axes]
+    points = sorted({index, *((*index[:a], k, *index[a + 1 :]) for a, ks in enumerate(places) for k in ks)})
     try:
-        made = problem.make_model(**problem.arguments(index))
+        called = [problem.make_model(**problem.arguments(point)) for point in points]
     except Exception:
         return None
-    if not _same_traced(problem, index, problem.traced, made):
+    if any(structure(model) != structure(called[0]) for model in called):
         return None
-    return eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, problem.traced)))
+    if not _same_traced(problem, index, names, called[0]):
+        return None
+    make = eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, names)))
+    filled = np.array(points + points[-1:] * (problem.batch - len(points)))
+    traced = eqx.filter(make(*_columns(problem, names, filled)), eqx.is_array)
+    traced = jax.tree.map(lambda leaf: leaf[: len(points)], traced)
+    return make if _close(_stack(called), traced) else None
 
 
-def program(problem: Problem) -> tuple[Callable, list[Any]]:
-    """The make_model that is compiled, at the first values of the axes that are not traced, and arguments for it."""
-    first = (0,) * len(problem.axes)
-    return _maker(problem, first, problem.traced), [v[0] for v in _columns(problem, problem.traced, np.array([first]))]
+def program(problem: Problem, point: tuple[int, ...]) -> tuple[Callable, list[Any]]:
+    """The make_model that would be compiled for a chunk with `point`, and arguments for it."""
+    index = _fixed_part(problem, np.array(point))
+    return _maker(problem, index, problem.traced), [v[0] for v in _columns(problem, problem.traced, np.array([index]))]
 
 
 def _maker(problem: Problem, index: tuple[int, ...], names: tuple[str, ...]) -> Callable:

@@ -1,10 +1,9 @@
 """From the arguments of `sweep` to a checked problem and the form of its result, before anything runs."""
 
-import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -14,16 +13,15 @@ import numpy as np
 
 from .. import validate
 from ..clocks import LossClock
-from ..losses import Square
+from ..losses import Exponential, Square
 from ..status import Status
-from . import exact
-from .alike import structure
-from .attributes import attributes, metric_of, numbers_of
-from .axes import axes_of, Axis, OWN
+from .attributes import attributes, metric_of
+from .axes import axes_of, Axis
 from .batch import beta_of, flow_of
 from .chunks import extents, most_points
 from .layout import Layout
 from .models import traceable
+from .probes import probe, probe_exact
 from .problem import Problem, Variable
 
 _TEXTS = {
@@ -42,12 +40,18 @@ _TEXTS = {
 }
 
 
+# What `sweep` takes where nothing is said.
+RTOL, MAX_STEPS = 1e-8, 100_000
+
+
 def plan(make_model: Callable[..., Any], X: Any, y: Any, *, over: Any, **arguments: Any) -> tuple[Problem, Layout]:
     """The problem and the form of its result. Raises ValueError for bad input."""
     if not callable(make_model):
         raise ValueError(f"make_model must be a function or class that returns a model, not {make_model!r}.")
     validate.check_metrics(arguments["metrics"], None)
     arguments["metrics"] = dict(arguments["metrics"] or {})
+    if arguments["digits"] is not None:
+        _check_none_given(arguments)
     if arguments["batching"] is None:
         arguments["batching"] = "map" if jax.default_backend() == "cpu" else "vmap"
     if arguments["batching"] not in ("map", "vmap"):
@@ -58,10 +62,25 @@ def plan(make_model: Callable[..., Any], X: Any, y: Any, *, over: Any, **argumen
         if name in (*_TEXTS, "save"):
             raise ValueError(f"metrics must not be named {name!r}, which the result has already; rename it.")
     axes = axes_of(over, ("save", *_TEXTS, *arguments["metrics"]))
+    for name, default in (("loss", Exponential()), ("rtol", RTOL)):
+        if name in over and arguments[name] != default:
+            raise ValueError(f"{name} cannot be given beside over[{name!r}]; leave it out.")
     data = _data(axes, X, y, exactly=arguments["digits"] is not None)
     problem = Problem(make_model, axes, data, **arguments)
     _check_call(problem)
     return (_float if problem.digits is None else _exact)(problem)
+
+
+def _check_none_given(arguments: dict[str, Any]) -> None:
+    """Whether something is given that runs in arbitrary precision have no use for."""
+    given = [name for name in ("metrics", "solver", "batching") if arguments[name]]
+    given += [name for name, default in (("rtol", RTOL), ("max_steps", MAX_STEPS)) if arguments[name] != default]
+    given += ["clock"] * (type(arguments["clock"]) is not LossClock)
+    if given:
+        raise ValueError(
+            f"{given[0]} must not be given with digits, which say how accurate runs are and follow gamma; leave it or "
+            "digits out."
+        )
 
 
 def _check_call(problem: Problem) -> None:
@@ -112,10 +131,9 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
     problem.save = None if problem.save is None else np.asarray(problem.save, float)
 
     problem.traced = traceable(problem)
-    probes, numbers, alike = _probes(problem)
-    numbers += _scattered(problem)
+    probes = probe(problem)
     shapes = {}
-    for point, model in probes:
+    for point, model in probes.models:
         for name, shape in _shapes(problem, point, model).items():
             if len(shapes.setdefault(name, shape)) != len(shape):
                 raise ValueError(f"{name} must have as many axes at all points, not shapes {shapes[name]} and {shape}.")
@@ -132,27 +150,23 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
         *(Variable(name, (), (), int, _TEXTS[name]) for name in ("steps", "rejections", "status")),
     )
     _check_names(problem)
-    parameters = max(_parameters(model) for _, model in probes)
+    parameters = max(_parameters(model) for _, model in probes.models)
     samples = max(y.size for _, y in problem.data)
     row = saves * (2 + sum(map(math.prod, shapes.values())) + parameters) + max(X.size for X, _ in problem.data)
     most = most_points(samples * parameters, 8 * row)
-    chunk = extents([len(axis) for axis in problem.axes], _fill_order(problem.axes, alike), most)
+    chunk = extents([len(axis) for axis in problem.axes], _fill_order(problem.axes, probes.alike), most)
     problem.width = next((side for axis, side in zip(problem.axes, chunk, strict=True) if axis.name == "data"), 1)
     devices = jax.local_device_count()
     # In turn, rows that are not used cost nothing, and sweeps of any size share a program.
     problem.batch = -(-(most if problem.batching == "map" else math.prod(chunk)) // devices) * devices
     save = np.array([problem.stop]) if problem.save is None else problem.save
     about = {"long_name": problem.clock.label}
-    return problem, Layout(
-        problem.axes, save, about, problem.variables, attributes(problem, probes[0][1], numbers), chunk
-    )
+    return problem, Layout(problem.axes, save, about, problem.variables, attributes(problem, probes), chunk)
 
 
 def _exact(problem: Problem) -> tuple[Problem, Layout]:
     from ..precise import inputs
 
-    if problem.metrics or problem.solver is not None or type(problem.clock) is not LossClock:
-        raise ValueError("metrics, solver and clock are not for digits: leave them out, or leave out digits.")
     if any(axis.name == "rtol" for axis in problem.axes):
         raise ValueError("over must not hold 'rtol' where digits are given: they say how accurate a run is.")
     problem.digits = inputs.check_digits(problem.digits)
@@ -162,12 +176,7 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
             inputs.check_samples(X.tolist(), y.tolist(), not isinstance(loss, Square))
     if problem.stop is None and problem.save is None:
         raise ValueError("stop or save must be given: values of -log L.")
-    first = (0,) * len(problem.axes)
-    for point in {first, *_ends(problem.axes)}:
-        wanted = exact.arguments(problem, point)
-        inputs.check_depth(wanted.get("depth", 2))
-        inputs.check_scales(wanted.get("scale", 1), problem.data[problem.data_index(point)][0].shape[1])
-    numbers = [numbers_of(_texts(problem, point)) for point in _along(problem.axes)]
+    probes = probe_exact(problem)
     saves, width = problem.saves, max(X.shape[1] for X, _ in problem.data)
     problem.variables = (
         Variable("neg_log_loss", ("save",), (saves,), str, _TEXTS["neg_log_loss"]),
@@ -178,16 +187,8 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
     points = [problem.stop] if problem.save is None else list(problem.save)
     save = np.array([str(point) for point in points], np.dtypes.StringDType())
     shape = (1,) * len(problem.axes)
-    about = attributes(problem, _texts(problem, first), numbers)
-    return problem, Layout(problem.axes, save, {"long_name": "-log L"}, problem.variables, about, shape)
-
-
-def _texts(problem: Problem, point: tuple[int, ...]) -> dict[str, str]:
-    """Depth and scale of a point for the hash of the models; nothing where there is no model."""
-    try:
-        return {name: str(value) for name, value in exact.arguments(problem, point).items()}
-    except Exception:
-        return {}
+    about = {"long_name": "-log L"}
+    return problem, Layout(problem.axes, save, about, problem.variables, attributes(problem, probes), shape)
 
 
 def _check_separable(problem: Problem, model: Any) -> None:
@@ -202,66 +203,6 @@ def _check_separable(problem: Problem, model: Any) -> None:
                 refusals.append(error)
     if len(refusals) == len(problem.data) * len(problem.losses):
         raise refusals[0]
-
-
-def _along(axes: Sequence[Axis]) -> Iterator[tuple[int, ...]]:
-    """The points along each axis, at the first values of the others."""
-    for axis in axes:
-        for k in range(len(axis)):
-            yield tuple(k if other is axis else 0 for other in axes)
-
-
-def _ends(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
-    """The points at the ends of each axis, at the first values of the others."""
-    return [
-        tuple(k if other is axis else 0 for other in axes) for axis in axes for k in sorted({0, len(axis) - 1})
-    ]
-
-
-def _probes(problem: Problem) -> tuple[list[tuple[tuple[int, ...], Any]], list[bytes], set[str]]:
-    """Models along every axis, of which forms and sizes are learnt; hashes of all that were made for it; and the axes
-    along which all are of one form."""
-    probes, numbers, alike = [], [], {"rtol"} & {axis.name for axis in problem.axes}
-    for position, axis in enumerate(problem.axes):
-        if axis.name in ("rtol", "loss"):
-            continue
-        free = axis.name in problem.traced
-        along = sorted({0, len(axis) - 1}) if free else range(len(axis))
-        forms = set()
-        for k in along:
-            point = tuple(k if other == position else 0 for other in range(len(problem.axes)))
-            try:
-                model = problem.make_model(**problem.arguments(point))
-            except ValueError:
-                raise
-            except Exception:
-                # One bad point: its status will say so.
-                continue
-            numbers.append(numbers_of(model))
-            X, y = problem.data[problem.data_index(point)]
-            form = (structure(model), X.shape, y.shape)
-            if form not in forms or k == along[-1]:
-                validate.check_model(model, jnp.asarray(X), y.shape[1:])
-                probes.append((point, model))
-            forms.add(form)
-        if len(forms) == 1:
-            alike.add(axis.name)
-    if not probes:
-        first = (0,) * len(problem.axes)
-        probes.append((first, problem.make_model(**problem.arguments(first))))
-        numbers.append(numbers_of(probes[0][1]))
-    return probes, numbers, alike
-
-
-def _scattered(problem: Problem) -> Iterator[bytes]:
-    """Hashes of models all over the grid, unless all are made by one program: those along the axes do not tell all."""
-    own = [axis.name for axis in problem.axes if axis.name not in OWN]
-    if len(own) < 2 or set(own) <= set(problem.traced):
-        return
-    points = np.random.default_rng(0).integers(0, [len(axis) for axis in problem.axes], (32, len(problem.axes)))
-    for point in points:
-        with contextlib.suppress(Exception):
-            yield numbers_of(problem.make_model(**problem.arguments(point)))
 
 
 def _fill_order(axes: Sequence[Axis], alike: set[str]) -> list[int]:
@@ -288,7 +229,10 @@ def _shapes(problem: Problem, point: tuple[int, ...], model: Any) -> dict[str, t
         found["beta"] = beta_of(model).shape
     X, y = problem.data[problem.data_index(point)]
     for name, metric in problem.metrics.items():
-        value = eqx.filter_eval_shape(lambda metric=metric: metric_of(metric, model, X, y))
+        try:
+            value = eqx.filter_eval_shape(functools.partial(metric_of, metric), model, X, y)
+        except Exception as error:
+            raise ValueError(f"metrics[{name!r}] cannot be computed: {type(error).__name__}: {error}") from error
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ValueError(f"metrics[{name!r}] must give real numbers, not {value.dtype}; stack its parts.")
         found[name] = value.shape

@@ -43,6 +43,10 @@ class Problem:
     def __post_init__(self):
         self.takes_dim = "dim" not in {axis.name for axis in self.axes} and _takes(self.make_model, "dim")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Other processes compile for themselves.
+        return self.__dict__ | {"compiled": {}, "rest": {}}
+
     @property
     def saves(self) -> int:
         return 1 if self.save is None else len(self.save)

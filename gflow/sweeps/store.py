@@ -8,6 +8,7 @@ what it holds. Processes that work on one store write the same files with the sa
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MARK = "status"
 _FORMAT = 1
+_SETTING = threading.Lock()
 
 
 class OnDisk:
@@ -45,8 +47,8 @@ class OnDisk:
                     "leave store out."
                 ) from error
         group = zarr.open_group(path, mode="r+", zarr_format=3)
-        # Files of zeros and NaN are written as well: a missing file is a lost one.
-        with zarr.config.set({"array.write_empty_chunks": True}):
+        # Files of zeros and NaN are written as well: a missing file is a lost one. This setting belongs to the process.
+        with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
             self.arrays: dict[str, Any] = {v.name: self._described(lambda v=v: group[v.name]) for v in layout.variables}
         self.attributes = {name: value for name, value in group.attrs.items() if name != "gflow_sweep"}
 
@@ -62,6 +64,8 @@ class OnDisk:
                 fault = "" if _sound(file.read_bytes()) else "is damaged"
             except FileNotFoundError:
                 fault = "is missing"
+            except IsADirectoryError:
+                fault = "is a folder"
             if fault:
                 mark = self._file(_MARK, chunk)
                 raise ValueError(
