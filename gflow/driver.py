@@ -238,7 +238,7 @@ def advance(
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
         waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
         plateaus, seeded = p.plateaus, jnp.asarray(False)
-        if isinstance(flow.chart, EuclideanChart):
+        if isinstance(flow.chart, EuclideanChart) and not flow.chart.graded:
             # Other charts keep small directions apart.
             log_time = jnp.log(y1[-1]) + p.gauge + sight.gamma
             moved = p.h * flow.chart.length(p.state[:-1]) / extent

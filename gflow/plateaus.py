@@ -3,7 +3,8 @@
 Between two saddles the flow all but rests, while the direction in which it will leave grows, from a size b that it had
 when the last fast motion ended. Rounding of coordinates of size one puts eps into that direction as well, which grows
 with it: the exit comes earlier or later by eps / b over the rate of growth. A model whose chart keeps small directions
-apart does not suffer this (see `gflow.graded`); one that runs in its parameters does, whatever the tolerance.
+apart does not suffer this (see `gflow.graded`, `gflow.turned`); one that runs in its parameters does, whatever the
+tolerance. Only exits that are sharp, faster by a thousand, are seen here.
 """
 
 import math

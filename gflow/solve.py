@@ -29,6 +29,7 @@ from .modified import ModifiedFlow
 from .solvers import choose, LogRadau, Phase
 from .status import Status
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
+from .turned import turned
 
 
 class FlowInterrupted(KeyboardInterrupt):
@@ -140,7 +141,7 @@ def gradient_flow(
         engine, flow = _PIECEWISE, Flow(piecewise_chart(model, X, targets, loss, at_zero), X, targets, loss)
     elif eta is None:
         flow = graded_flow(model, X, targets, loss, observed)
-        engine, flow = _SMOOTH, flow or Flow(chart_of(model, X, targets, loss, observed), X, targets, loss)
+        engine, flow = _SMOOTH, flow or Flow(turned(chart_of(model, X, targets, loss, observed)), X, targets, loss)
     else:
         engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save, _gamma(flow))

@@ -12,8 +12,8 @@ ROOT = Path(gflow.__file__).parent
 # Foundations first. A room is a module or a folder of gflow.
 ROOMS = [
     "status", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow", "plateaus", "modified",
-    "solvers", "driver", "kinks", "models", "limits", "graded", "trajectory", "solve", "descent", "spectra",
-    "metrics", "precise", "sweeps", "plots", "explorer", "studies", "cli",
+    "solvers", "driver", "kinks", "models", "limits", "graded", "turned", "trajectory", "solve", "descent",
+    "spectra", "metrics", "precise", "sweeps", "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.
 LATER = {("validate", "limits")}

@@ -1,0 +1,165 @@
+"""The flow of a factorization in hidden coordinates that keep the digits of what is small.
+
+Whatever is observed of W = W_N ... W_1, turning hidden spaces, W_j -> Q_j^T W_j Q_(j-1), leaves the flow as it is. As
+the factors are given, every entry is a sum of what has been learned, of size one, and of what is yet to be, of 1e-20,
+which rounding of the first would swallow. Here hidden spaces are turned such that hidden units are orthogonal to each
+other: unit i of a space has as its vector z_i row i of the factor below and column i of the factor above, and what is
+learned by one unit has no part in another. Then every unit has digits of its own.
+
+For N = 2 all z_i obey the same linear equation, z' = H z, in which rounding is relative to each. Only, the one that
+grows fastest would take over the others in time. Hence units are turned on after every step, by one sweep of Jacobi's
+rotations from one side, which keep the digits of columns of different sizes (Demmel & Veselic 1992, doi
+10.1137/0613074).
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .charts import AbstractChart, EuclideanChart
+from .models import MatrixFactorization
+
+# What a turn leaves of a unit that depends on others.
+_NOTHING = 1e-13
+_FIRST_SWEEPS = 6
+
+
+class TurnedChart(EuclideanChart):
+    """Coordinates (G_1, ..., G_N, Q_1, ..., Q_(N-1)) with W_j = Q_j G_j Q_(j-1)^T, where Q_0 = Q_N = I."""
+
+    template: MatrixFactorization
+    graded: ClassVar[bool] = True
+
+    @property
+    def _moving_size(self) -> int:
+        return sum(W.size for W in self.template.factors)
+
+    def _parts(self, a: Array) -> tuple[list, list]:
+        shapes: list[Any] = [W.shape for W in self.template.factors]
+        shapes += [(m, m) for m, _ in shapes[:-1]]
+        ends = np.cumsum([m * n for m, n in shapes])[:-1]
+        parts = [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
+        depth = len(self.template.factors)
+        return parts[:depth], parts[depth:]
+
+    def _joined(self, G: Any, Q: Any) -> Array:
+        return jnp.concatenate([jnp.ravel(v) for v in (*G, *Q)])
+
+    def coordinates(self):
+        W = self.template.factors
+        a = self._joined(W, [jnp.eye(G.shape[0]) for G in W[:-1]])
+        # No unit is near its place yet.
+        return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b), a)
+
+    def at(self, a):
+        G, Q = self._parts(a)
+        frames = [None, *Q, None]
+        return self._with([_turned(W, *pair) for W, *pair in zip(G, frames, frames[1:], strict=False)])
+
+    def _with(self, factors: Any) -> MatrixFactorization:
+        return eqx.tree_at(lambda m: m.factors, self.template, tuple(factors))
+
+    def outputs(self, a, X):
+        return self._observed(jnp.ravel(jax.vmap(self._with(self._parts(a)[0]))(X)))
+
+    def jacobian(self, a, X):
+        return jax.jacrev(lambda b: self.outputs(b, X))(a)
+
+    def length(self, a):
+        moving = a[: self._moving_size]
+        return jnp.sqrt(jnp.sum(moving**2) / a.size + self.floor**2)
+
+    def extent(self, a):
+        sizes = jnp.concatenate([jnp.ravel(v) for v in _scales(self._parts(a)[0])])
+        return jnp.min(jnp.where(sizes > 0, sizes, jnp.inf))
+
+    def error(self, e, a0, a1):
+        worst = []
+        G0, G1 = self._parts(a0)[0], self._parts(a1)[0]
+        for d, before, after in zip(self._parts(e)[0], _scales(G0), _scales(G1), strict=True):
+            scale = jnp.maximum(before, after)
+            ratio = jnp.where(d == 0, 0.0, d / jnp.where(scale > 0, scale, jnp.finfo(e.dtype).tiny))
+            worst.append(jnp.sqrt(jnp.mean(ratio**2)))
+        return jnp.max(jnp.stack(worst))
+
+    def tidied(self, a):
+        G, Q = self._parts(a)
+        for j in range(len(Q)):
+            units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
+            turned, turn = _sweep(units, Q[j].T)
+            Q[j] = turn.T
+            n = G[j].shape[1]
+            G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
+        return self._joined(G, Q)
+
+
+def _turned(W: Array, before: Array | None, after: Array | None) -> Array:
+    W = W if before is None else W @ before.T
+    return W if after is None else after @ W
+
+
+def _scales(G: list) -> list:
+    """For every entry the size of its hidden unit; between two hidden spaces the smaller one."""
+    size = lambda W, axis: jnp.sqrt(jnp.mean(W**2, axis=axis, keepdims=True))
+    scales = []
+    for j, W in enumerate(G):
+        known = [size(W, 1)] * (j < len(G) - 1) + [size(W, 0)] * (j > 0)
+        least = known[0] if len(known) == 1 else jnp.minimum(*known)
+        scales.append(jnp.broadcast_to(least, W.shape))
+    return scales
+
+
+def _rounds(count: int) -> np.ndarray:
+    """All pairs of `count` (even), in count - 1 rounds of disjoint pairs: shape (count - 1, 2, count / 2)."""
+    ring, rounds = list(range(count)), []
+    for _ in range(count - 1):
+        rounds.append([ring[: count // 2], ring[: count // 2 - 1 : -1]])
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return np.array(rounds)
+
+
+def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Array, Array]:
+    """Rotations of every pair of rows that make the two orthogonal, of the rows of `frame` with them."""
+    h = units.shape[0]
+    if h == 1:
+        return units, frame
+    # With an odd number each rests for a round.
+    padded = jnp.concatenate([units, frame], axis=1)
+    if h % 2:
+        padded = jnp.concatenate([padded, jnp.zeros((1, padded.shape[1]))])
+    width = units.shape[1]
+
+    def turn(pairs, rows):
+        first, second = rows[pairs[0]], rows[pairs[1]]
+        u, v = (jax.lax.stop_gradient(r[:, :width]) for r in (first, second))
+        su, sv = jnp.max(jnp.abs(u), axis=1), jnp.max(jnp.abs(v), axis=1)
+        both = (su > 0) & (sv > 0)
+        su, sv = jnp.where(both, su, 1.0), jnp.where(both, sv, 1.0)
+        u, v = u / su[:, None], v / sv[:, None]
+        dot = jnp.sum(u * v, axis=1)
+        both = both & (dot != 0)
+        zeta = (jnp.sum(v**2, axis=1) * (sv / su) - jnp.sum(u**2, axis=1) * (su / sv)) / jnp.where(both, 2 * dot, 1.0)
+        tan = jnp.where(zeta < 0, -1.0, 1.0) / (jnp.abs(zeta) + jnp.hypot(jnp.ones_like(zeta), zeta))
+        tan = jnp.where(both, tan, 0.0)[:, None]
+        cos = 1.0 / jnp.sqrt(1.0 + tan**2)
+        return rows.at[pairs[0]].set(cos * (first - tan * second)).at[pairs[1]].set(cos * (second + tan * first))
+
+    rounds = jnp.asarray(_rounds(padded.shape[0]))
+    done = jax.lax.fori_loop(0, rounds.shape[0], lambda k, rows: turn(rounds[k], rows), padded)[:h]
+    size = lambda rows: jnp.max(jnp.abs(rows), axis=1)
+    # A unit that is a combination of others leaves rounding, which is none.
+    gone = size(done[:, :width]) < _NOTHING * size(units)
+    return jnp.where(gone[:, None], 0.0, done[:, :width]), done[:, width:]
+
+
+def turned(chart: AbstractChart) -> AbstractChart:
+    """The chart of a factorization with hidden units turned; any other chart as it is."""
+    if type(chart) is not EuclideanChart or not isinstance(chart.template, MatrixFactorization):
+        return chart
+    if len(chart.template.factors) < 2:
+        return chart
+    return TurnedChart(chart.template, chart.floor, chart.observed)
