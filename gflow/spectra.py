@@ -222,18 +222,25 @@ def _lanczos(product: Callable[[Array], Array], size: int, rtol: Any, iterations
     def extend(k, carry):
         basis, alpha, beta = carry
         w = product(basis[k])
+        before = jnp.linalg.norm(w)
         alpha = alpha.at[k].set(basis[k] @ w)
         # Twice is enough.
         for _ in range(2):
             w = w - basis.T @ (basis @ w)
         length = jnp.linalg.norm(w)
+        # The basis spans an invariant space, and what is left is rounding. Its rows from here on are zero.
+        scale = jnp.maximum(before, jnp.max(jnp.abs(alpha)))
+        length = jnp.where(length > 8 * size**0.5 * jnp.finfo(length.dtype).eps * scale, length, 0.0)
         beta = beta.at[k].set(length)
         w = jnp.where(length > 0, w / jnp.where(length > 0, length, 1.0), 0.0)
         return basis.at[k + 1].set(w, mode="drop"), alpha, beta
 
     def look(k, alpha, beta):
         """Ends of the tridiagonal matrix of the first k steps. The others sit in its middle."""
-        known = jnp.arange(iterations) < k
+        # After the first beta of zero nothing is known.
+        zero = (beta == 0).astype(int)
+        ended = jnp.cumsum(zero) > zero
+        known = (jnp.arange(iterations) < k) & ~ended
         diagonal = jnp.where(known, alpha, alpha[0])
         off = jnp.where(known[1:], beta[:-1], 0.0)
         values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))

@@ -18,6 +18,8 @@ from .status import Status
 if TYPE_CHECKING:
     import xarray as xr
 
+# In -log L: a loss a thousand times as large.
+_FAR_ABOVE = 7.0
 _CHATTER = (
     " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare "
     "its pre-activations (see gflow.kinks)."
@@ -84,12 +86,26 @@ class Trajectory(eqx.Module):
         where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
         if int(self.status_code) == Status.diverged:
             where = f" The loss has risen with every step since step {int(self.position.rising_since)}.{where}"
+        where += self._climb()
         chatter = _CHATTER if self.stats.get("chattering", False) else ""
         chosen = sum(not event.unique for event in self.events)
         choice = f" At {chosen} of its events the flow was not determined, and at_kink chose." if chosen else ""
         open_ = sum(not event.resolved for event in self.events)
         doubt = _DOUBT.format(open_) if open_ else ""
         return Status(int(self.status_code)).sentence + where + chatter + choice + doubt
+
+    def _climb(self) -> str:
+        """Of a descent that has used up its steps, or reached its time, while it diverges slowly."""
+        place = self.position
+        if self.step is None or int(self.status_code) == Status.diverged or not hasattr(place, "first"):
+            return ""
+        rising = 2 * int(place.rising_since) <= int(place.steps)
+        if not rising or not float(place.judged) < float(place.first) - _FAR_ABOVE:
+            return ""
+        return (
+            f" But it diverges: the loss has risen with every step since step {int(place.rising_since)}, to e^"
+            f"{float(place.first) - float(place.judged):.3g} times what it was at the start; lower the step size."
+        )
 
     def to_xarray(self) -> "xr.Dataset":
         """The saves as an `xarray.Dataset` along the dimension `save`.

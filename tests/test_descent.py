@@ -116,6 +116,19 @@ def test_divergence_tells_where_it_began():
         run(steps=20_000, resume=traj)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_divergence_of_batches_is_judged_by_all_samples(batch_size):
+    X = np.diag([1.0, 2.0, 3.0, 30.0, 0.1, 0.5])
+    run = lambda **more: gflow.gradient_descent(
+        linear(np.zeros(6)), X, np.ones(6), loss=gflow.losses.Square(reduction="sum"), **more
+    )
+    traj = run(step=0.5, steps=3000, batch_size=batch_size, key=jax.random.key(3), throw=False)
+    assert "every step since step 0." in traj.status and np.isfinite(traj.position.gamma)
+    if batch_size == 2:
+        slow = run(step=2.2 / 900, steps=500)
+        assert slow.success and "it diverges: the loss has risen with every step since step 0, to e^181" in slow.status
+
+
 def test_rest_at_an_exact_minimum():
     traj = gflow.gradient_descent(linear((3.0,)), ONE, np.ones(1), loss=SQUARE, step=1.0, steps=5, save=[1, 5])
     assert traj.success and traj.neg_log_loss.tolist() == [np.inf, np.inf] and traj.final.beta.tolist() == [1.0]

@@ -162,6 +162,41 @@ def test_bad_construction(make, message):
         make()
 
 
+@pytest.mark.parametrize("time, target, depth, scale", [
+    (1e20, 0.001, 3, 1e-30), (1.5e39, 1.0, 4, 1e-20), (1.0, -1.0, 3, 1e-30), (1e-5, 1.0, 3, 1e20),
+    (10.0, 1e-40, 2, 0.5),
+])  # fmt: skip
+def test_closed_forms_far_from_the_limit(time, target, depth, scale):
+    value = gflow.limits.factorization.scalar_flow(time, target, depth, scale, digits=60)
+    back = gflow.limits.factorization.scalar_time(value, target, depth, scale, digits=30)
+    np.testing.assert_allclose(float(back / time), 1.0, rtol=1e-14)
+
+
+def test_closed_forms_at_the_limit():
+    limits = np.array([10.0, 32 ** (1 / 3)])
+    values = gflow.limits.factorization.scalar_flow([1.0, 2.0], [1000.0, 32.0], 3, limits)
+    np.testing.assert_allclose(values, limits, rtol=1e-15)
+    np.testing.assert_allclose(gflow.limits.factorization.scalar_flow(10.0, 1e-40, 2, 0.5), 24**-0.5, rtol=1e-15)
+    assert gflow.limits.factorization.perturbed_flow(1.0, -1.0, 2, 0.0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (lambda f: f.scalar_time(0.5, 1.0, 3, -0.1), "scale must be positive, not -0.1."),
+        (lambda f: f.learning_time(1.0, 3, 0.0), "scale must be positive, not 0.0."),
+        (lambda f: f.perturbed_flow(-1.0, 1.0, 2, 0.1, 0.2), "time must not be negative, not -1.0."),
+        (lambda f: f.perturbed_flow(-1.0, 1.0, 3, 0.1, 0.2), "time must not be negative, not -1.0."),
+        (lambda f: f.rank_interval([10, 5, 1], 1.5, 3, 0.01), "rank must be a positive integer, not 1.5."),
+        (lambda f: f.rank_interval([10, 5, 1], 1, 3, 0.01, miss=2), "miss must be in (0, 1), not 2."),
+        (lambda f: f.step_bound("a", 2, 0.1), "target must hold numbers, not 'a'."),
+    ],
+)
+def test_bad_input_of_closed_forms(ask, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ask(gflow.limits.factorization)
+
+
 # Saddles. Random factors N = 2 of size 2 in a basis that is not that of the target.
 
 TURN = np.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])

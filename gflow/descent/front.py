@@ -76,7 +76,9 @@ def gradient_descent(
       and `save` are those of the whole run. The iterates are those of an unbroken run, bit for bit.
 
     **Returns:** a `Trajectory`, with `step` (S,) beside the fields that it has for a flow. A run that diverges, where
-    the next iterate is not finite, ends with the last finite one; its status says since which step the loss was rising.
+    the next iterate is not finite, ends with the last finite one; its status says since which step the loss (of all
+    samples, looked at after every epoch) was rising. One that gets to its end while it diverges slowly is a success,
+    whose status says so too.
 
     **Raises:** `ValueError` for bad input; `FlowError` (with `throw`) for a run that diverges or does not reach its
     `stop`; `FlowInterrupted` on Ctrl-C. Both carry the `trajectory` up to there.

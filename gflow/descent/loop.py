@@ -11,6 +11,7 @@ from .rule import finite, lost, Place, Rule, take
 
 # Step sizes add up with rounding: a time is reached when this share of it is missing.
 _SLACK = 1e-9
+_NO_WALL = int(jnp.iinfo(jnp.int64).max)
 
 
 class Rows(eqx.Module):
@@ -45,14 +46,21 @@ def advance(
             return gamma >= aim
         return p.log_time >= aim - _SLACK
 
+    def sound(p: Place, closely: Array) -> Bool[Array, ""]:
+        """Of batches, whether the loss of all samples is finite is looked at where a run is kept, and on the way back
+        to where it has not been."""
+        if rule.batch_size is None:
+            return finite(p)
+        return finite(p) & jax.lax.cond(closely, lambda: rule.flow.gamma(p.coordinates) > -jnp.inf, lambda: True)
+
     def body(carry):
         p, rows, wall = carry
         aim = aims[jnp.minimum(rows.filled, last - 1)]
-        more = lambda p: (p.steps < jnp.minimum(until, wall)) & ~due(p, aim) & finite(p)
+        more = lambda p: (p.steps < jnp.minimum(until, wall)) & ~due(p, aim) & sound(p, wall < _NO_WALL)
         ahead = jax.lax.while_loop(more, lambda p: take(rule, p), p)
         # An iterate that is not finite is not kept. Its predecessor is found by going there again: to carry that along
         # would cost every step a copy.
-        good = finite(ahead)
+        good = sound(ahead, jnp.asarray(True))
         wall = jnp.where(good, wall, ahead.steps - 1)
         p = jax.tree.map(lambda new, old: jnp.where(good, new, old), ahead, p)
         saved = due(p, aim)
@@ -74,7 +82,7 @@ def advance(
         # At the limit there may be points that the last iterate reaches, and is to be told of none.
         return (p.status == Status.running) & ((p.steps < until) | (p.steps >= limit) | due(p, aim))
 
-    return jax.lax.while_loop(unfinished, body, (place, rows, jnp.asarray(jnp.iinfo(jnp.int64).max)))[:2]
+    return jax.lax.while_loop(unfinished, body, (place, rows, jnp.asarray(_NO_WALL)))[:2]
 
 
 def empty_rows(count: int, size: int) -> Rows:

@@ -53,6 +53,10 @@ class Place(eqx.Module):
     log_time: Float[Array, ""]
     order: Int[Array, " N"] | None
     steps: Int[Array, ""]
+    # Judged by all samples, of batches after every epoch: gamma of the start and when it was last looked at, and the
+    # step since which it has fallen every time.
+    first: Float[Array, ""]
+    judged: Float[Array, ""]
     rising_since: Int[Array, ""]
     status: Int[Array, ""]
     size: Float[Array, ""]
@@ -89,9 +93,10 @@ def start(rule: Rule) -> Place:
     order = rule.shuffled(zero)
     move, log_duration, gamma = _look(rule, a, zero, order)
     previous = None if rule.momentum is None else a
+    whole = gamma if rule.batch_size is None else rule.flow.gamma(a)
     status = jnp.where(jnp.isnan(gamma) | (gamma == -jnp.inf), int(Status.diverged), int(Status.running))
     return Place(
-        a, previous, move, log_duration, gamma, never, order, zero, zero, as_code(status),
+        a, previous, move, log_duration, gamma, never, order, zero, whole, whole, zero, as_code(status),
         rule.size(zero), rule.momentum, rule.normalize, rule.batch_size,
     )  # fmt: skip
 
@@ -113,6 +118,12 @@ def take(rule: Rule, here: Place) -> Place:
         n = batches(rule)
         order = jax.lax.cond(k % n == 0, lambda: rule.shuffled(k // n), lambda: order)
     move, log_duration, gamma = _look(rule, a, k, order)
+    judged, falls = gamma, gamma < here.judged
+    if rule.batch_size is not None:
+        # Losses of different batches say nothing about each other.
+        epoch = k % batches(rule) == 0
+        judged = jax.lax.cond(epoch, lambda: rule.flow.gamma(a), lambda: here.judged)
+        falls = ~epoch | (judged < here.judged) | jnp.isnan(judged)
     return Place(
         coordinates=a,
         previous=None if rule.momentum is None else here.coordinates,
@@ -122,7 +133,9 @@ def take(rule: Rule, here: Place) -> Place:
         log_time=jnp.logaddexp(here.log_time, here.log_duration),
         order=order,
         steps=k,
-        rising_since=jnp.where(gamma < here.gamma, here.rising_since, k),
+        first=here.first,
+        judged=judged,
+        rising_since=jnp.where(falls, here.rising_since, k),
         status=here.status,
         size=rule.size(k),
         momentum=here.momentum,

@@ -99,12 +99,13 @@ def learning_time(
         ```
     """
     whole("depth", depth)
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be in (0, 1), not {fraction!r}.")
+    _share("fraction", fraction)
 
     def one(y, a):
         if y <= 0:
             raise ValueError(f"target must be positive to be learned, not {mp.nstr(y, 6)}.")
+        if a <= 0:
+            raise ValueError(f"scale must be positive, not {mp.nstr(a)}.")
         d = (mpf(str(fraction)) * y) ** (mpf(1) / depth)
         return mpf(0) if a >= d else _time(d, y, depth, a)
 
@@ -187,11 +188,13 @@ def rank_interval(
 
         ```
     """
+    whole("depth", depth)
+    _share("miss", miss)
     values = np.asarray(eigenvalues, float)
-    n = values.size if size is None else size
+    n = values.size if size is None else whole("size", size)
     if values.ndim != 1 or np.any(np.diff(values) > 0) or np.any(values < 0) or n < values.size:
         raise ValueError(f"eigenvalues must decrease, not be negative and not exceed size, not {eigenvalues!r}.")
-    if not 1 <= rank <= values.size or values[rank - 1] <= 0:
+    if not whole("rank", rank) <= values.size or values[rank - 1] <= 0:
         raise ValueError(f"rank must be from 1 to the number of positive eigenvalues, not {rank!r}.")
     if not (scale > 0 and scale**depth <= min(leak, values[rank - 1])):
         raise ValueError(f"scale must be positive, with scale^depth below leak = {leak:g} and lambda_L, not {scale!r}.")
@@ -233,7 +236,7 @@ def step_bound(target: float, depth: int, scale: float, gap: float | None = None
         ```
     """
     whole("depth", depth)
-    target, scale = float(target), float(scale)
+    target, scale = float(_number("target", target)), float(_number("scale", scale))
     if not (math.isfinite(target) and 0 < scale < math.inf):
         raise ValueError(f"target must be finite and scale a positive number, not {target!r} and {scale!r}.")
     size = max(scale, abs(target) ** (1 / depth))
@@ -257,18 +260,24 @@ def _flow(t: Any, y: Any, N: int, a: Any) -> Any:
     if y == 0:
         return (a ** (2 - 2 * N) + (2 * N - 2) * t) ** (-mpf(1) / (2 * N - 2))
     if N == 2:
-        return mp.sqrt(y / (1 + (y / a**2 - 1) * mp.exp(-2 * y * t)))
-    # d - limit falls like e^(-N limit^(2N-2) t), so that as many digits again may cancel.
+        return 1 / mp.sqrt(mp.exp(-2 * y * t) / a**2 - mp.expm1(-2 * y * t) / y)
+    # d - limit falls like e^(-N limit^(2N-2) t), so that as many digits again may cancel; and where the limit is far
+    # from alpha, the smaller of the two is to keep its digits beside the larger one.
     most, small = mp.ln(10) * (mp.dps + 2), +mp.eps
-    with mp.extradps(mp.dps + _GUARD):
+    apart = (N + 1) * _apart(y, N, a)
+    with mp.extradps(mp.dps + _GUARD + apart):
+        if y == a**N:
+            return a
         limit = y ** (mpf(1) / N) if y > 0 else mpf(0)
-        if a == limit:
+        if abs(a - limit) <= small**2 * a:
+            # alpha is the limit, but for its rounding to float64 or less.
             return a
         # From alpha at x = -oo to the limit at x = oo.
         d = lambda x: limit + (a - limit) / (1 + mp.exp(x))
         slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / (d(x) ** (N - 1) * (y - d(x) ** N))
-        miss = lambda x: _time(d(x), y, N, a) - t
-        if y > 0 and miss(most) <= 0:
+        miss = lambda x: _passed(d(x), y, N, a) - t
+        far = most + mp.ln(10) * apart
+        if y > 0 and miss(far) <= 0:
             # Closer to the limit than digits tell.
             return limit
         lo, hi = mpf(-1), mpf(1)
@@ -294,7 +303,25 @@ def _root(f: Callable, slope: Callable, lo: Any, hi: Any, small: Any) -> Any:
     raise ArithmeticError("The time could not be inverted to the digits asked for.")
 
 
+def _apart(y: Any, N: int, a: Any) -> int:
+    """By how many powers of ten alpha and |lambda|^(1/N) differ."""
+    return int(abs(mp.log10(abs(y)) / N - mp.log10(a))) + 1 if y else 0
+
+
 def _time(d: Any, y: Any, N: int, a: Any) -> Any:
+    """t(d), with as many digits more as cancel in it."""
+    if a <= 0:
+        raise ValueError(f"scale must be positive, not {mp.nstr(a)}.")
+    if d == a:
+        return mpf(0)
+    if d <= 0:
+        return _passed(d, y, N, a)
+    near = max(0, int(-mp.log10(abs(d - a) / a)))
+    with mp.extradps((N + 1) * (_apart(y, N, a) + _apart(y, N, d)) + 2 * near):
+        return _passed(d, y, N, a)
+
+
+def _passed(d: Any, y: Any, N: int, a: Any) -> Any:
     if d == a:
         return mpf(0)
     # The share of the way to the limit that is left: nan for what d does not pass.
@@ -316,6 +343,10 @@ def _time(d: Any, y: Any, N: int, a: Any) -> Any:
 
 
 def _imbalanced(t: Any, y: Any, a: Any, d: Any) -> Any:
+    if t < 0:
+        raise ValueError(f"time must not be negative, not {mp.nstr(t)}.")
+    if a == d == 0:
+        return mpf(0)
     D = abs(d**2 - a**2)
     if D == 0:
         if a == d:
@@ -333,6 +364,8 @@ def _imbalanced(t: Any, y: Any, a: Any, d: Any) -> Any:
 
 
 def _perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
+    if t < 0:
+        raise ValueError(f"time must not be negative, not {mp.nstr(t)}.")
     if not 0 < a < d:
         raise ValueError(f"first and others must have 0 < first < others, not {mp.nstr(a)} and {mp.nstr(d)}.")
     D = d**2 - a**2
@@ -368,6 +401,11 @@ def _each(formula: Callable, digits: int | None, **named: Any) -> Any:
     if digits is None:
         out = out.astype(float)
     return out if out.ndim else out[()]
+
+
+def _share(name: str, value: Any) -> None:
+    if not isinstance(value, int | float | np.number) or not 0 < value < 1:
+        raise ValueError(f"{name} must be in (0, 1), not {value!r}.")
 
 
 def _number(name: str, value: Any) -> Any:
