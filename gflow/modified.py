@@ -70,4 +70,8 @@ def modified(flow: Callable[..., Any], eta: float | Float[Array, ""]) -> Callabl
 
         ```
     """
+    if not callable(flow) or getattr(flow, "__name__", "") == "gradient_descent":
+        raise ValueError(f"flow must be gflow.gradient_flow, or a function with its arguments, not {flow!r}.")
+    if eta is None:
+        raise ValueError("eta must be a step size of at least 0, not None.")
     return functools.partial(flow, eta=eta)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .validate import whole
+from .validate import check_key, real_array, whole
 
 
 class Observations(NamedTuple):
@@ -34,7 +34,8 @@ def symmetric(eigenvalues: Any, size: int, key: Array) -> Float[Array, "n n"]:
 
         ```
     """
-    values = jnp.asarray(eigenvalues, float)
+    values, size = real_array("eigenvalues", eigenvalues), whole("size", size)
+    check_key(key)
     if values.ndim != 1 or not 1 <= values.size <= size:
         raise ValueError(f"eigenvalues must be a list of at most size = {size} numbers, not of shape {values.shape}.")
     V = jax.random.orthogonal(key, size)[:, : values.size]
@@ -88,6 +89,7 @@ def measurements(
     """
     T = _matrix(target)
     count = whole("count", count)
+    check_key(key)
     draw, error = jax.random.split(key)
     A = jax.random.normal(draw, (count, *T.shape)) / jnp.sqrt(float(count))
     return Observations(A, jnp.sum(A * T[None], axis=(1, 2)) + _noise(noise, error, (count,)))
@@ -116,8 +118,9 @@ def entries(
         ```
     """
     T = _matrix(target)
-    if not 0 < fraction <= 1:
+    if not isinstance(fraction, int | float | np.number) or not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], not {fraction!r}.")
+    check_key(key)
     draw, error = jax.random.split(key)
     X, y = everything(T, noise, error)
     seen = np.asarray(jax.random.permutation(draw, T.size))[: max(1, round(fraction * T.size))]
@@ -127,17 +130,18 @@ def entries(
 
 
 def _matrix(target: Any) -> Array:
-    T = jnp.asarray(target, float)
+    T = real_array("target", target)
     if T.ndim != 2 or T.size == 0:
         raise ValueError(f"target must be a matrix, not an array of shape {T.shape}.")
     return T
 
 
 def _noise(size: float, key: Array | None, shape: tuple[int, ...]) -> Array:
-    if not (size >= 0 and np.isfinite(size)):
+    if isinstance(size, bool) or not isinstance(size, int | float | np.number) or not 0 <= size < np.inf:
         raise ValueError(f"noise must be a standard deviation, not {size!r}.")
     if size == 0:
         return jnp.zeros(shape)
     if key is None:
         raise ValueError("key must be given with noise, such as jax.random.key(0).")
+    check_key(key)
     return size * jax.random.normal(key, shape)

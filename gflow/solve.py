@@ -376,13 +376,26 @@ def measure(metrics: dict[str, Callable] | None, models: Any, X: Array, y: Array
     for name, fn in (metrics or {}).items():
         parameters = inspect.signature(fn).parameters.values()
         required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
-        measured[name] = _evaluate(fn, models, () if len(required) == 1 else (X, y))
+        try:
+            measured[name] = _evaluate(fn, models, () if len(required) == 1 else (X, y))
+        except _NoArray as error:
+            raise ValueError(f"metrics[{name!r}] must return an array or a number, not {error}.") from None
     return measured
+
+
+class _NoArray(Exception):
+    """What a metric returned."""
 
 
 @eqx.filter_jit
 def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
-    return eqx.filter_vmap(lambda model: jnp.asarray(fn(model, *extra)))(models)
+    def one(model):
+        value = fn(model, *extra)
+        if not isinstance(value, jax.Array | np.ndarray | np.number | int | float | list | tuple):
+            raise _NoArray(repr(value))
+        return jnp.asarray(value)
+
+    return eqx.filter_vmap(one)(models)
 
 
 def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, save: Any) -> Any:

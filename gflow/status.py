@@ -29,6 +29,7 @@ class Status(enum.IntEnum):
     steps_used = 20
     diverged = 21
     left_chart = 22
+    bad_step = 23
 
     @property
     def sentence(self) -> str:
@@ -71,6 +72,7 @@ _SENTENCES = {
         "The next step of the descent carries a weight of the network through zero, which its logarithmic coordinates "
         "cannot hold; lower the step size."
     ),
+    Status.bad_step: "The schedule gave a step that is negative or not finite: step must be positive and finite.",
     Status.kinks_meet: (
         "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed on; "
         "move the data a little."

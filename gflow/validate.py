@@ -29,6 +29,28 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_key(key: Any) -> None:
+    """A key of either kind that JAX has."""
+    kind = getattr(key, "dtype", None)
+    if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or (kind == jnp.uint32 and np.ndim(key) == 1)):
+        raise ValueError(f"key must be a key such as jax.random.key(0), not {key!r}.")
+
+
+def real_array(name: str, value: Any) -> Any:
+    """A float64 array of finite real numbers, where it is not traced."""
+    if traced(value):
+        return jnp.asarray(value, float)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold real numbers, not {value!r}.")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} must be finite, but it holds NaN or infinite values.")
+    return jnp.asarray(array, float)
+
+
 def traced(*trees: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 

@@ -129,6 +129,23 @@ def test_divergence_of_batches_is_judged_by_all_samples(batch_size):
         assert slow.success and "it diverges: the loss has risen with every step since step 0, to e^181" in slow.status
 
 
+def test_a_schedule_that_gives_no_step():
+    traj = gflow.gradient_descent(linear(), DATA, LABELS, step=lambda k: 0.1 - 0.1 * k.astype(float), steps=20, throw=False)
+    # A step of zero, to which many schedules fall, is one.
+    assert "step must be positive and finite" in traj.status and int(traj.step[-1]) == 2
+
+
+def test_saves_by_time_are_kept_when_resumed():
+    run = lambda save, **more: gflow.gradient_descent(
+        linear((2.0,)), ONE, np.ones(1), loss=SQUARE, step=0.5, steps=30, clock=gflow.TimeClock(), save=save, **more
+    )
+    early = run([0.6, 2.0])
+    assert run([0.6, 2.0, 4.0], resume=early).step.tolist() == [2, 4, 8]
+    for save in ([0.7, 2.0, 4.0], [0.6, 1.0, 2.0, 4.0], [0.6, 4.0]):
+        with pytest.raises(ValueError, match=r"save must hold the points \[0\.6, 2\.0\] that resume has saved"):
+            run(save, resume=early)
+
+
 def test_rest_at_an_exact_minimum():
     traj = gflow.gradient_descent(linear((3.0,)), ONE, np.ones(1), loss=SQUARE, step=1.0, steps=5, save=[1, 5])
     assert traj.success and traj.neg_log_loss.tolist() == [np.inf, np.inf] and traj.final.beta.tolist() == [1.0]
@@ -256,6 +273,10 @@ BAD = {
     "normalize": (dict(normalize="l2"), "normalize must be 'loss', 'gradient' or None, not 'l2'."),
     "batch": (dict(batch_size=9), "batch_size must be an integer from 1 to the 5 samples, not 9."),
     "key": (dict(batch_size=2), "key must be given with batch_size"),
+    "number for a key": (dict(batch_size=2, key=0), "key must be a key such as jax.random.key(0), not 0."),
+    "idle key": (dict(key=jax.random.key(0)), "key shuffles batches: pass batch_size with it"),
+    "sizes": (dict(step=lambda k: jnp.ones(3)), "step must return one step size, a number, for a step k"),
+    "metric": (dict(metrics={"m": lambda m: "a"}), "metrics['m'] must return an array or a number, not 'a'."),
     "stop": (dict(stop=3.0), "stop needs a clock, such as gflow.LossClock(); the number of steps is set by steps."),
     "clock": (dict(clock=gflow.TimeClock), "write its brackets."),
     "no points": (dict(clock=gflow.TimeClock()), "stop or save must be given, in the coordinate of the clock (t)."),

@@ -155,6 +155,18 @@ def test_bad_input(name):
         (lambda: MF.balanced(np.eye(3), 3, widths=[2, 3]), "widths must hold depth - 1 = 2 integers of at least 3"),
         (lambda: gflow.observe.entries(np.eye(2), 1.5, None), "fraction must be in (0, 1], not 1.5."),
         (lambda: gflow.observe.everything(np.eye(2), noise=0.1), "key must be given with noise"),
+        (lambda: gflow.observe.everything(np.eye(2), noise="a"), "noise must be a standard deviation, not 'a'."),
+        (lambda: gflow.observe.everything([[np.nan]]), "target must be finite"),
+        (lambda: gflow.observe.everything([[1j]]), "target must hold real numbers"),
+        (lambda: gflow.observe.symmetric([1.0], 2.5, jax.random.key(0)), "size must be a positive integer, not 2.5."),
+        (lambda: gflow.observe.symmetric([np.nan], 2, jax.random.key(0)), "eigenvalues must be finite"),
+        (lambda: gflow.observe.entries(np.eye(2), "a", jax.random.key(0)), "fraction must be in (0, 1], not 'a'."),
+        (lambda: MF(None), "factors must be a list of matrices, not None."),
+        (lambda: MF([np.eye(2) * 1j]), "factors must hold real numbers"),
+        (lambda: MF.identical(2, 2, "a"), "scale must be a positive number, not 'a'."),
+        (lambda: MF.gaussian([3, 3], 0.1, 0), "key must be a key such as jax.random.key(0), not 0."),
+        (lambda: gflow.modified(gflow.gradient_descent, 0.1), "flow must be gflow.gradient_flow"),
+        (lambda: gflow.modified(gflow.gradient_flow, None), "eta must be a step size of at least 0, not None."),
     ],
 )
 def test_bad_construction(make, message):

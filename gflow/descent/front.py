@@ -114,6 +114,8 @@ def gradient_descent(
         place = place_of(resume, rule, clock, steps)
         earlier = resume if int(resume.status_code) == Status.success else without_last_row(resume)
     points, count = points_of(clock, stop, save, steps, place, earlier)
+    asked = points[-1:] if save is None else jnp.asarray(save, float)
+    place = eqx.tree_at(lambda p: p.points, place, None, is_leaf=lambda v: v is None)
     concrete = not validate.traced(model, X, y, step, points, inertia, key)
     aims = points if clock is None else clock.inner(points)
     rows = empty_rows(points.shape[0], place.coordinates.size)
@@ -125,6 +127,7 @@ def gradient_descent(
     else:
         with _bar(clock, points[-1], progress) as report:
             place, rows = in_chunks(run, place, rows, report)
+    place = eqx.tree_at(lambda p: p.points, place, asked, is_leaf=lambda v: v is None)
     measured = lambda models: measure(metrics, models, X, y)
     traj = _collect(flow, place, rows, clock, count, concrete, time.perf_counter() - began, measured)
     if batch_size is not None:

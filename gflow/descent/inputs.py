@@ -29,6 +29,10 @@ def check_rule(step: Any, steps: Any, momentum: Any, normalize: Any) -> tuple[An
         if not validate.traced(step) and not (np.all(np.isfinite(step)) and np.all(np.asarray(step) > 0)):
             raise ValueError(f"step must be positive and finite, not {step}.")
         step = jnp.asarray(step, float)
+    else:
+        size = eqx.filter_eval_shape(step, jnp.zeros((), int))
+        if np.ndim(size) != 0 or not validate.real(np.zeros((), getattr(size, "dtype", float))):
+            raise ValueError(f"step must return one step size, a number, for a step k, but it returns {size!r}.")
     if validate.traced(momentum):
         return step, momentum
     if not validate.real(momentum) or np.ndim(momentum) or not 0 <= momentum < 1:
@@ -38,12 +42,15 @@ def check_rule(step: Any, steps: Any, momentum: Any, normalize: Any) -> tuple[An
 
 def check_batch(batch_size: Any, key: Any, X: Array, observed: Any) -> None:
     if batch_size is None:
+        if key is not None:
+            raise ValueError("key shuffles batches: pass batch_size with it, or leave it out.")
         return
     samples = X.shape[0]
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or not 1 <= batch_size <= samples:
         raise ValueError(f"batch_size must be an integer from 1 to the {samples} samples, not {batch_size!r}.")
     if key is None:
         raise ValueError("key must be given with batch_size, such as jax.random.key(0): it shuffles the samples.")
+    validate.check_key(key)
     if observed is not None:
         raise ValueError("batch_size needs targets that are observed in full; pass each entry of y as a sample.")
 
@@ -81,6 +88,8 @@ def points_of(
                 f"save must hold the steps {np.asarray(earlier.step).tolist()} that resume has saved, and beyond "
                 f"step {int(place.steps)} any others, not {points.tolist()}."
             )
+        if clock is not None:
+            _same_points(points, known, clock, place)
         points, start = points[known:], -np.inf
     if not np.isfinite(last) or (points.size and points[-1] > last):
         raise ValueError(f"save must not go beyond the end, {label} {last:.6g}, but it holds {points[-1]:.6g}.")
@@ -94,6 +103,17 @@ def points_of(
     return jnp.append(jnp.asarray(points, float), end), points.size
 
 
+def _same_points(points: np.ndarray, known: int, clock: AbstractClock, place: Place) -> None:
+    here = float(place.gamma if clock.counts_loss else place.log_time)
+    before = np.asarray([] if place.points is None else place.points)[:known]
+    passed = np.asarray(clock.inner(jnp.asarray(points[known:]))) <= here
+    if not np.array_equal(points[:known], before) or np.any(passed):
+        raise ValueError(
+            f"save must hold the points {before.tolist()} that resume has saved, and any others beyond where it stands "
+            f"({clock.label}), not {points.tolist()}."
+        )
+
+
 def place_of(resume: Trajectory, rule: Rule, clock: Any, steps: int) -> Place:
     place = resume.position
     if not isinstance(place, Place) or not same_tree(resume.flow, rule.flow) or type(resume.clock) is not type(clock):
@@ -101,7 +121,7 @@ def place_of(resume: Trajectory, rule: Rule, clock: Any, steps: int) -> Place:
             "resume must be a gradient descent on the same model, data, loss and clock; leave it out to start anew."
         )
     _same_rule(place, rule)
-    if int(resume.status_code) in (Status.diverged, Status.left_chart):
+    if int(resume.status_code) in (Status.diverged, Status.left_chart, Status.bad_step):
         raise ValueError("resume must be a run that can go on, but it diverged; start anew with a lower step size.")
     if int(place.steps) >= steps:
         raise ValueError(f"steps must exceed the {int(place.steps)} that resume has taken, not {steps}.")

@@ -63,6 +63,8 @@ class Place(eqx.Module):
     momentum: Array | None
     normalize: str | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
+    # Of a run that has ended, the points that were to be saved.
+    points: Array | None = None
 
 
 def _look(rule: Rule, a: Array, k: Array, order: Array | None) -> tuple[Array, Array, Array]:
@@ -149,7 +151,10 @@ def finite(p: Place) -> Bool[Array, ""]:
 
 
 def lost(rule: Rule, place: Place) -> Int[Array, ""]:
-    """Why no finite iterate follows: the descent diverged, or a finite step led to coordinates that are not."""
+    """Why no finite iterate follows: the descent diverged, a finite step led to coordinates that are not, or the
+    schedule gave no step."""
     d = _displacement(rule, place)
+    sound = (place.size >= 0) & (place.size < jnp.inf)
     left = jnp.all(jnp.isfinite(d)) & ~jnp.all(jnp.isfinite(rule.flow.chart.moved(place.coordinates, d)))
-    return jnp.where(left, int(Status.left_chart), int(Status.diverged))
+    status = jnp.where(left, int(Status.left_chart), int(Status.diverged))
+    return jnp.where(sound, status, int(Status.bad_step))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ..validate import whole
+from ..validate import check_key, real, real_array, whole
 
 
 class MatrixFactorization(eqx.Module):
@@ -45,7 +45,9 @@ class MatrixFactorization(eqx.Module):
     factors: tuple[Float[Array, "*saves rows columns"], ...]
 
     def __init__(self, factors: Sequence[Any]):
-        factors = tuple(jnp.asarray(W, float) for W in factors)
+        if isinstance(factors, str) or not hasattr(factors, "__iter__"):
+            raise ValueError(f"factors must be a list of matrices, not {factors!r}.")
+        factors = tuple(_real(W) for W in factors)
         shapes = [W.shape for W in factors]
         fits = bool(shapes) and all(len(shape) == 2 and min(shape) > 0 for shape in shapes)
         if not fits or any(after[1] != before[0] for before, after in itertools.pairwise(shapes)):
@@ -123,7 +125,7 @@ class MatrixFactorization(eqx.Module):
             ```
         """
         whole("depth", depth)
-        A = jnp.asarray(product, float)
+        A = real_array("product", product)
         if A.ndim != 2:
             raise ValueError(f"product must be a matrix, not an array of shape {A.shape}.")
         rank = min(A.shape)
@@ -164,6 +166,7 @@ class MatrixFactorization(eqx.Module):
         if len(sizes) < 2:
             raise ValueError(f"sizes must be (n_0, n_1, ..., n_N), at least two of them, not {sizes}.")
         scale = _positive("scale", scale)
+        check_key(key)
         keys = jax.random.split(key, len(sizes) - 1)
         return cls(
             [scale / n**0.5 * jax.random.normal(k, (m, n)) for k, n, m in zip(keys, sizes, sizes[1:], strict=False)]
@@ -178,7 +181,19 @@ class MatrixFactorization(eqx.Module):
         return self.product @ x if x.ndim == 1 else jnp.sum(x * self.product)
 
 
+def _real(W: Any) -> Array:
+    try:
+        real_ = np.asarray(W).dtype.kind in "biuf" if not isinstance(W, Tracer) else True
+    except (TypeError, ValueError):
+        real_ = False
+    if not real_:
+        raise ValueError(f"factors must hold real numbers, not {W!r}.")
+    return jnp.asarray(W, float)
+
+
 def _positive(name: str, value: Any) -> Any:
-    if not isinstance(value, Tracer) and not (np.ndim(value) == 0 and value > 0 and np.isfinite(value)):
+    if isinstance(value, Tracer):
+        return value
+    if not real(value) or np.ndim(value) or not 0 < value < np.inf:
         raise ValueError(f"{name} must be a positive number, not {value!r}.")
     return value
