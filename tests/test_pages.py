@@ -93,7 +93,7 @@ def test_reference_lists_every_public_name():
         for name, members in REFERENCE.findall(text) if page.startswith("docs/api/") else []:
             listed |= {name, *(f"{name}.{member}" for member in members.split(", "))}
     missing = []
-    for module in (gflow, gflow.models, gflow.limits, gflow.precise, gflow.kinks, gflow.losses):
+    for module in (gflow, gflow.models, gflow.limits, gflow.metrics, gflow.precise, gflow.kinks, gflow.losses):
         for name in dir(module):
             value = getattr(module, name)
             own = inspect.isfunction(value) or inspect.isclass(value)

@@ -1,7 +1,4 @@
-"""Spectra: singular values of a model's matrix, and extreme eigenvalues of the Hessian of the loss without forming it.
-
-Public as `gflow.metrics`.
-"""
+"""Spectra: singular values of a model's matrix, and extreme eigenvalues of the Hessian of the loss, never formed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .charts import descent_chart_of
-from .losses import AbstractLoss, Square
-from .models import DiagonalNetwork, MatrixFactorization
-from .solve import prepare
-from .validate import whole
+from ..charts import descent_chart_of
+from ..losses import AbstractLoss, Square
+from ..models import DiagonalNetwork, MatrixFactorization
+from ..solve import prepare
+from ..validate import whole
 
 # Lanczos steps between two looks at the eigenvalues.
 _STRIDE = 10
