@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ..charts import descent_chart_of
 from ..losses import AbstractLoss, Square
 from ..models import DiagonalNetwork, MatrixFactorization
-from ..solve import prepare
+from ..run import prepare
 from ..validate import whole
 
 # Lanczos steps between two looks at the eigenvalues.
