@@ -24,9 +24,9 @@ SET = r"(?:[A-Z0-9_]+=\S+ )*"
 COMMAND = re.compile(
     rf"^ {{4}}({SET}(?:gflow|make|pip|\S*python) .*)$|`({SET}(?:gflow|make|python) [^`]+)`", re.MULTILINE
 )
+_OTHERS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md")
 TEXTS = {
-    path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    path.relative_to(ROOT).as_posix(): path.read_text() for path in (*_OTHERS, *sorted((ROOT / "docs").rglob("*.md")))
 }
 BLOCKS = {page: FENCE.findall(text) for page, text in TEXTS.items()}
 PAGES = {page: "\n".join(code for kind, code in blocks if kind == "python") for page, blocks in BLOCKS.items()}
