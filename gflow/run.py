@@ -26,7 +26,24 @@ from .trajectory import Trajectory
 
 
 class FlowInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `.trajectory` holds it up to there, and `resume=` goes on from it."""
+    """Ctrl-C during a run; `.trajectory` holds it up to there, and `resume=` goes on from it.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
+        >>> def press_ctrl_c(decades):
+        ...     raise KeyboardInterrupt
+        >>> model, clock = gflow.models.LinearModel(2), gflow.LossClock()
+        >>> try:
+        ...     gflow.gradient_descent(model, X, y, step=0.5, steps=3, clock=clock, stop=10.0, progress=press_ctrl_c)
+        ... except gflow.FlowInterrupted as stopped:
+        ...     print(stopped.trajectory.status)
+        The run was interrupted; ...
+
+        ```
+    """
 
     def __init__(self, trajectory: Trajectory):
         run = "gradient_flow" if trajectory.step is None else "gradient_descent"
@@ -38,7 +55,22 @@ class FlowInterrupted(KeyboardInterrupt):
 
 
 class FlowError(RuntimeError):
-    """A run that did not reach its stop; `.trajectory` holds it up to the failure."""
+    """A run that did not reach its stop; `.trajectory` holds it up to the failure.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
+        >>> model, clock = gflow.models.LinearModel(2), gflow.LossClock()
+        >>> try:
+        ...     gflow.gradient_descent(model, X, y, step=0.5, steps=3, clock=clock, stop=10.0)
+        ... except gflow.FlowError as error:
+        ...     print(int(error.trajectory.stats["steps"]), error.trajectory.success)
+        3 False
+
+        ```
+    """
 
     def __init__(self, message: str, trajectory: Trajectory):
         super().__init__(message)

@@ -15,7 +15,19 @@ from .scaling import finite_max, frobenius, positive, times_exp
 
 
 class KKTResidual(NamedTuple):
-    """The two residuals of `kkt_residual`; as a metric of `gradient_flow`, an array with a last axis of 2."""
+    """The two residuals of `kkt_residual`; as a metric of `gradient_flow`, an array with a last axis of 2.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y = jnp.array([[1.0, 1.0], [1.0, -1.0]]), jnp.array([1.0, 1.0])
+        >>> stationarity, slackness = gflow.metrics.kkt_residual(gflow.models.LinearModel(jnp.array([5.0, 0.0])), X, y)
+        >>> float(stationarity)
+        0.0
+
+        ```
+    """
 
     stationarity: Float[Array, ""]
     slackness: Float[Array, ""]

@@ -96,7 +96,19 @@ def stable_rank(model: Any, *, of: Callable[[Any], Array] | None = None) -> Floa
 
 
 class HessianEnds(NamedTuple):
-    """The two ends of `hessian_ends`, and what each may be off by; as a metric, an array with a last axis of 4."""
+    """The two ends of `hessian_ends`, and what each may be off by; as a metric, an array with a last axis of 4.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y, loss = jnp.diag(jnp.array([1.0, 3.0])), jnp.zeros(2), gflow.losses.Square(reduction="sum")
+        >>> ends = gflow.metrics.hessian_ends(gflow.models.LinearModel(2), X, y, loss=loss)
+        >>> round(float(ends.smallest), 6), round(float(ends.largest), 6)
+        (1.0, 9.0)
+
+        ```
+    """
 
     smallest: Float[Array, ""]
     largest: Float[Array, ""]

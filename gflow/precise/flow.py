@@ -34,6 +34,16 @@ class PreciseFlow:
     - `theta` (S, P), `time` (S,), `log_time` (S,), `loss` (S,).
     - `digits`: significant digits of the worst entry that are verified; `verified`: per quantity and save.
     - `success`, `status`, `stats` as in `PreciseTrajectory`.
+
+    !!! example
+
+        ```python
+        >>> from gflow import precise
+        >>> run = precise.flow(lambda u: u[0] ** 2 / 2, [1], stop=1, digits=15)  # e^-1
+        >>> float(run.theta[-1, 0]), run.digits >= 15
+        (0.36787944117144233, True)
+
+        ```
     """
 
     theta: np.ndarray
