@@ -112,7 +112,7 @@ def test_reference_lists_every_public_name():
 
 
 def _public(name: str, members: str) -> dict[str, object]:
-    """What a row of the reference shows: a function, a class, or these members of a module, by default all of its own."""
+    """What a row of the reference shows: a function, a class, or these members of a module, by default all its own."""
     value = pkgutil.resolve_name(name)
     if not inspect.ismodule(value):
         return {name: value}
