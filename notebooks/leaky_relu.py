@@ -17,7 +17,7 @@ jax.config.update("jax_enable_x64", True)
 
 import gflow  # noqa: E402
 from gflow.models import TwoLayerNetwork  # noqa: E402
-from gflow.studies import leaky_relu_descent as descent, leaky_relu_flow as flow, leaky_relu_span as spans  # noqa: E402
+from gflow.studies import figures, leaky_relu_flow as flow, leaky_relu_span as spans  # noqa: E402
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", type=Path, default=Path("leaky-relu-output"))
@@ -60,7 +60,7 @@ hidden, output = spans.glorot(512, 10_000, rng)
 span = spans.in_span(hidden, X)
 steps = np.array([0, 1, 2, 5, 10, 20, 50, 100])
 figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-for scale, colour, marker in zip((1.0, 1 / 10, 1 / 50, 1 / 1000), descent.COLOURS, descent.MARKERS, strict=True):
+for scale, colour, marker in zip((1.0, 1 / 10, 1 / 50, 1 / 1000), figures.COLOURS, figures.MARKERS, strict=False):
     down = gflow.gradient_descent(
         TwoLayerNetwork(scale * span.weights, output, 0.1, train_output=False),
         span.inputs,

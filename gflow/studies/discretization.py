@@ -28,7 +28,7 @@ from ..metrics.spectra import loss_gradient
 from ..models import MatrixFactorization
 from ..modified import modified
 from ..solve import gradient_flow
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, panels
 from .report import Claim, Part, Study
 
 _SUM = Square(reduction="sum")

@@ -18,13 +18,12 @@ from ..clocks import LossClock
 from ..descent import gradient_descent
 from ..losses import Logistic
 from ..models import TwoLayerNetwork
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, MARKERS, panels
 from .leaky_relu_flow import closed_form
 from .leaky_relu_span import glorot, in_span, mixture, SmoothLeakyNetwork, Span, stable_rank
 from .report import Claim, Part
 
 SLOPE, WIDTH, SAMPLES = 0.1, 512, 100
-MARKERS = ("o", "s", "^", "D")
 
 
 def _network(kind: str, weights: np.ndarray, output: np.ndarray) -> Any:
