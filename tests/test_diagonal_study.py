@@ -132,7 +132,8 @@ def test_an_excess_that_is_there_from_the_start_is_not_never_reached(monkeypatch
     """On one sample in one dimension the excess is zero all along."""
     run = lambda X, depth, scales, gamma, **more: SimpleNamespace(beta=gamma[..., None])
     monkeypatch.setattr(accuracy, "flows", run)
-    np.testing.assert_array_equal(accuracy.needed(np.array([[1.0]]), 3, np.ones(1)), -np.ones((1, accuracy.DELTAS.size)))
+    found = accuracy.needed(np.array([[1.0]]), 3, np.ones(1))
+    np.testing.assert_array_equal(found, -np.ones((1, accuracy.DELTAS.size)))
 
 
 @pytest.mark.parametrize(
