@@ -108,7 +108,8 @@ def _hash_models(problem: Problem, probes: "Probes") -> str:
     for point, model in probes.models:
         if isinstance(model, dict):
             continue
-        digest.update(_computation(model, np.asarray(problem.data[problem.data_index(point)][0][0], float)))
+        x = jnp.asarray(problem.data[problem.data_index(point)][0][0], float)
+        digest.update(_computation(lambda model, x: model(x), model, x))
         if problem.traced:
             make, columns = program(problem, point)
             # Where it cannot be traced models are made one by one.
@@ -141,9 +142,33 @@ def metric_of(metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
 
 
 def _computation(function: Callable, *inputs: Any) -> bytes:
-    """A function as JAX sees it: what it computes, and the constants in it and in the functions that it calls."""
-    traced, *_ = eqx.filter_make_jaxpr(function)(*inputs)
-    return re.sub(r"0x[0-9a-f]+", "", str(traced)).encode() + b"".join(map(_bytes, _constants(traced)))
+    """A function as JAX sees it: what it and its derivatives compute, and the constants in them and in the functions
+    that they call. Of what leaves JAX (callbacks) a value stands for the rest."""
+    shaken = jax.tree.map(lambda leaf: _shaken(leaf) if eqx.is_inexact_array(leaf) else leaf, inputs)
+    told = b""
+    for seen in (function, functools.partial(_pulled_back, function)):
+        try:
+            traced, *_ = eqx.filter_make_jaxpr(seen)(*inputs)
+        except Exception:
+            if seen is function:
+                raise
+            # It has no derivative.
+            continue
+        told += re.sub(r"0x[0-9a-f]+", "", str(traced)).encode() + b"".join(map(_bytes, _constants(traced)))
+        if "callback" in str(traced):
+            told += b"".join(map(_bytes, jax.tree.leaves(eqx.filter(seen(*shaken), eqx.is_array))))
+    return told
+
+
+def _shaken(leaf: Any) -> jax.Array:
+    """Away from the start, where much is zero."""
+    return leaf + 0.1 * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
+
+
+def _pulled_back(function: Callable, *inputs: Any) -> Any:
+    """What a derivative rule of the user's computes, too."""
+    value, pull = eqx.filter_vjp(function, *inputs)
+    return pull(jax.tree.map(jnp.ones_like, value))
 
 
 def _constants(part: Any) -> Iterator[Any]:
