@@ -17,8 +17,8 @@ import numpy as np
 from .. import validate
 from . import exact
 from .alike import structure
-from .attributes import numbers_of
 from .axes import Axis
+from .digest import numbers_of
 from .problem import Problem
 
 # How many models are made off the axes: at most so many if forms differ, else so many.

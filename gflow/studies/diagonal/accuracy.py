@@ -16,8 +16,9 @@ import xarray as xr
 from mpmath import mp
 
 from ... import limits, precise
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, Report, SAVES, separable, share
+from .problems import flows, ignore, Report, SAVES, separable, share
 
 # A data set whose multipliers are of one size, with rho_max = 0.854, and one on which nothing is: 0.953.
 SETS = (41, 3)
