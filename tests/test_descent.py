@@ -130,7 +130,8 @@ def test_divergence_of_batches_is_judged_by_all_samples(batch_size):
 
 
 def test_a_schedule_that_gives_no_step():
-    traj = gflow.gradient_descent(linear(), DATA, LABELS, step=lambda k: 0.1 - 0.1 * k.astype(float), steps=20, throw=False)
+    falling = lambda k: 0.1 - 0.1 * k.astype(float)
+    traj = gflow.gradient_descent(linear(), DATA, LABELS, step=falling, steps=20, throw=False)
     # A step of zero, to which many schedules fall, is one.
     assert "step must be positive and finite" in traj.status and int(traj.step[-1]) == 2
 

@@ -440,6 +440,11 @@ def test_sequential_layers():
 # Bad input
 
 
+def test_balance_of_a_factorization():
+    model = gflow.models.MatrixFactorization([2 * np.eye(2), np.eye(2)])
+    np.testing.assert_allclose(balancedness(model), balancedness(list(model.factors)))
+
+
 def test_hessian_that_is_a_multiple_of_the_identity():
     """Lanczos' method ends after one step, and what is left is rounding."""
     linear = gflow.models.LinearModel(50)

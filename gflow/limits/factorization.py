@@ -16,16 +16,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import mpmath
 import numpy as np
 from mpmath import mpf
 
 from ..validate import whole
-
-# Its functions are made at import, where type checkers do not see them.
-mp: Any = mpmath.mp
-# Digits carried beyond those asked for.
-_GUARD = 15
+from . import eigenvalue
+from .eigenvalue import GUARD, mp
 
 
 def scalar_flow(time: Any, target: Any, depth: int, scale: Any, *, digits: int | None = None) -> Any:
@@ -55,7 +51,7 @@ def scalar_flow(time: Any, target: Any, depth: int, scale: Any, *, digits: int |
         ```
     """
     whole("depth", depth)
-    return _each(lambda t, y, a: _flow(t, y, depth, a), digits, time=time, target=target, scale=scale)
+    return _each(lambda t, y, a: eigenvalue.flow(t, y, depth, a), digits, time=time, target=target, scale=scale)
 
 
 def scalar_time(value: Any, target: Any, depth: int, scale: Any, *, digits: int | None = None) -> Any:
@@ -78,7 +74,7 @@ def scalar_time(value: Any, target: Any, depth: int, scale: Any, *, digits: int 
         ```
     """
     whole("depth", depth)
-    return _each(lambda d, y, a: _time(d, y, depth, a), digits, value=value, target=target, scale=scale)
+    return _each(lambda d, y, a: eigenvalue.time(d, y, depth, a), digits, value=value, target=target, scale=scale)
 
 
 def learning_time(
@@ -107,7 +103,7 @@ def learning_time(
         if a <= 0:
             raise ValueError(f"scale must be positive, not {mp.nstr(a)}.")
         d = (mpf(str(fraction)) * y) ** (mpf(1) / depth)
-        return mpf(0) if a >= d else _time(d, y, depth, a)
+        return mpf(0) if a >= d else eigenvalue.time(d, y, depth, a)
 
     return _each(one, digits, target=target, scale=scale)
 
@@ -137,7 +133,7 @@ def perturbed_flow(
     whole("depth", depth)
     if depth == 1:
         raise ValueError("depth must be at least 2, or there is no other factor; use scalar_flow.")
-    one = _imbalanced if depth == 2 else lambda t, y, a, d: _perturbed(t, y, depth, a, d)
+    one = eigenvalue.imbalanced if depth == 2 else lambda t, y, a, d: eigenvalue.perturbed(t, y, depth, a, d)
     return _each(one, digits, time=time, target=target, first=first, others=others)
 
 
@@ -247,153 +243,12 @@ def step_bound(target: float, depth: int, scale: float, gap: float | None = None
     return 1.0 / (9 * depth * ((1 + float(gap) / scale) * size) ** (2 * depth - 2))
 
 
-# The formulas, in mpmath at working precision
-
-
-def _flow(t: Any, y: Any, N: int, a: Any) -> Any:
-    if t < 0 or a <= 0:
-        raise ValueError(f"time must not be negative and scale must be positive, not {mp.nstr(t)} and {mp.nstr(a)}.")
-    if t == 0:
-        return a
-    if N == 1:
-        return y + (a - y) * mp.exp(-t)
-    if y == 0:
-        return (a ** (2 - 2 * N) + (2 * N - 2) * t) ** (-mpf(1) / (2 * N - 2))
-    if N == 2:
-        return 1 / mp.sqrt(mp.exp(-2 * y * t) / a**2 - mp.expm1(-2 * y * t) / y)
-    # d - limit falls like e^(-N limit^(2N-2) t), so that as many digits again may cancel; and where the limit is far
-    # from alpha, the smaller of the two is to keep its digits beside the larger one.
-    most, small = mp.ln(10) * (mp.dps + 2), +mp.eps
-    apart = (N + 1) * _apart(y, N, a)
-    with mp.extradps(mp.dps + _GUARD + apart):
-        if y == a**N:
-            return a
-        limit = y ** (mpf(1) / N) if y > 0 else mpf(0)
-        if abs(a - limit) <= small**2 * a:
-            # alpha is the limit, but for its rounding to float64 or less.
-            return a
-        # From alpha at x = -oo to the limit at x = oo.
-        d = lambda x: limit + (a - limit) / (1 + mp.exp(x))
-        slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / (d(x) ** (N - 1) * (y - d(x) ** N))
-        miss = lambda x: _passed(d(x), y, N, a) - t
-        far = most + mp.ln(10) * apart
-        if y > 0 and miss(far) <= 0:
-            # Closer to the limit than digits tell.
-            return limit
-        lo, hi = mpf(-1), mpf(1)
-        while miss(lo) > 0:
-            lo *= 2
-        while miss(hi) < 0:
-            hi *= 2
-        return d(_root(miss, slope, lo, hi, small))
-
-
-def _root(f: Callable, slope: Callable, lo: Any, hi: Any, small: Any) -> Any:
-    """The root, to within `small`, of an increasing function in [lo, hi]: Newton's method, and bisection where it
-    leaves the bracket."""
-    x = (lo + hi) / 2
-    for _ in range(20 * mp.dps):
-        value = f(x)
-        lo, hi = (x, hi) if value < 0 else (lo, x)
-        step = value / slope(x)
-        ahead = x - step
-        if abs(step) <= small:
-            return ahead
-        x = ahead if lo < ahead < hi else (lo + hi) / 2
-    raise ArithmeticError("The time could not be inverted to the digits asked for.")
-
-
-def _apart(y: Any, N: int, a: Any) -> int:
-    """By how many powers of ten alpha and |lambda|^(1/N) differ."""
-    return int(abs(mp.log10(abs(y)) / N - mp.log10(a))) + 1 if y else 0
-
-
-def _time(d: Any, y: Any, N: int, a: Any) -> Any:
-    """t(d), with as many digits more as cancel in it."""
-    if a <= 0:
-        raise ValueError(f"scale must be positive, not {mp.nstr(a)}.")
-    if d == a:
-        return mpf(0)
-    if d <= 0:
-        return _passed(d, y, N, a)
-    near = max(0, int(-mp.log10(abs(d - a) / a)))
-    with mp.extradps((N + 1) * (_apart(y, N, a) + _apart(y, N, d)) + 2 * near):
-        return _passed(d, y, N, a)
-
-
-def _passed(d: Any, y: Any, N: int, a: Any) -> Any:
-    if d == a:
-        return mpf(0)
-    # The share of the way to the limit that is left: nan for what d does not pass.
-    left = (y - d**N) / (y - a**N) if y != a**N else mpf(-1)
-    if not 0 <= left < 1 or (N > 1 and d <= 0):
-        return mp.nan
-    if left == 0:
-        return mp.inf
-    if N == 1:
-        return -mp.log(left)
-    if y == 0:
-        return (d ** (2 - 2 * N) - a ** (2 - 2 * N)) / (2 * N - 2)
-    if N == 2:
-        return mp.log(d**2 / a**2 / left) / (2 * y)
-    # The hypergeometric function by partial fractions over the roots u of u^N = lambda: twenty times as fast.
-    roots = [mp.root(mp.mpc(y), N, k) for k in range(N)]
-    phi = lambda x: -mp.fsum(mp.re(u**2 * mp.log(1 - x / u)) for u in roots) / (N * y)
-    return ((a ** (2 - N) - d ** (2 - N)) / (N - 2) + phi(d) - phi(a)) / y
-
-
-def _imbalanced(t: Any, y: Any, a: Any, d: Any) -> Any:
-    if t < 0:
-        raise ValueError(f"time must not be negative, not {mp.nstr(t)}.")
-    if a == d == 0:
-        return mpf(0)
-    D = abs(d**2 - a**2)
-    if D == 0:
-        if a == d:
-            return y / (1 + (y / a**2 - 1) * mp.exp(-2 * y * t)) if y else 1 / (1 / a**2 + 2 * t)
-        # d = -a: p = -a^2 is that of equal weights with the sign of the target turned.
-        return -_imbalanced(t, -y, a, a)
-    # Where D is small beside p, e^theta spans many orders of magnitude.
-    with mp.extradps(int(abs(mp.log10(D / (abs(a * d) + abs(y) + D)))) * 2 + 5):
-        root = mp.sqrt(4 * y**2 + D**2)
-        high, low = (2 * y + root) / D, (2 * y - root) / D
-        E = mp.exp(mp.asinh(2 * a * d / D))
-        q = (E - high) / (E - low) * mp.exp(-root * t)
-        E = (high - q * low) / (1 - q)
-        return D / 4 * (E - 1 / E)
-
-
-def _perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
-    if t < 0:
-        raise ValueError(f"time must not be negative, not {mp.nstr(t)}.")
-    if not 0 < a < d:
-        raise ValueError(f"first and others must have 0 < first < others, not {mp.nstr(a)} and {mp.nstr(d)}.")
-    D = d**2 - a**2
-    other = lambda v: mp.sqrt(v**2 + D)
-    rate = lambda v: other(v) ** (N - 1) * (y - v * other(v) ** (N - 1))
-    limit = mp.findroot(lambda v: v * other(v) ** (N - 1) - y, a if y == 0 else mp.sign(y) * abs(y) ** (mpf(1) / N))
-    at = lambda x: limit + (a - limit) / (1 + mp.exp(x))
-    # Along x the integrand is smooth, and flat at both ends.
-    slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / rate(at(x))
-    span = lambda x, z: mp.quad(slope, [x, z], method="gauss-legendre")
-    x, most, passed, small = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0), +mp.eps
-    with mp.extradps(int(mp.dps / 2)):
-        v = limit
-        while x < most:
-            ahead = passed + span(x, x + 4)
-            if ahead >= t:
-                v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4, small))
-                break
-            x, passed = x + 4, ahead
-        return v * other(v) ** (N - 1)
-
-
 def _each(formula: Callable, digits: int | None, **named: Any) -> Any:
     """`formula` on every element of arrays that broadcast together, at a precision of `digits` and some."""
     if digits is not None:
         whole("digits", digits)
     arrays = np.broadcast_arrays(*(np.asarray(value, dtype=object) for value in named.values()))
-    with mp.workdps((16 if digits is None else digits) + _GUARD):
+    with mp.workdps((16 if digits is None else digits) + GUARD):
         out = np.empty(arrays[0].shape, dtype=object)
         for index in np.ndindex(out.shape):
             numbers = [_number(name, array[index]) for name, array in zip(named, arrays, strict=True)]

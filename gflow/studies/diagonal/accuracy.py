@@ -16,8 +16,9 @@ import xarray as xr
 from mpmath import mp
 
 from ... import limits, precise
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, Report, SAVES, separable, share
+from .problems import flows, ignore, Report, SAVES, separable, share
 
 # A data set whose multipliers are of one size, with rho_max = 0.854, and one on which nothing is: 0.953.
 SETS = (41, 3)
@@ -179,7 +180,7 @@ def draw_curves(ds: xr.Dataset) -> Any:
             ax.plot(at.values[shown] - np.log10(np.log(10)), np.log10(ds.delta.values[shown]), "o-", ms=3, lw=1,
                     color=shades[k], label=f"α = {scale:.2g}")  # fmt: skip
         ax.axvline(np.log10(100), color="0.5", lw=0.8, ls=":")
-        ax.set(xlabel=r"$\log_{10}\log_{10}1/\varepsilon$", title=f"D = {depth}")
+        ax.set(xlabel=r"$\log_{10}\log_{10}1/\varepsilon$", title=f"set {int(one.set)}, D = {depth}")
     axes[0, 0].set_ylabel(r"$\log_{10}$ excess $\ell_1$ norm $\delta$")
     axes[0, -1].legend(fontsize=7, title="dotted: 1e-100", title_fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -24,8 +24,9 @@ from scipy.optimize import linprog
 from ...clocks import TimeClock
 from ...losses import Square
 from ...solve import gradient_flow
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, relative, Report, SAVES
+from .problems import flows, ignore, relative, Report, SAVES
 
 N, DIM = 4, 6
 

@@ -12,8 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from ... import limits
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, relative, Report, SAVES, separable
+from .problems import flows, ignore, relative, Report, SAVES, separable
 
 MUS = np.geomspace(1e2, 1e-4, SAVES)
 # alpha^D of the flows that decide between the two; errors of the limit are some 1 / POWER.

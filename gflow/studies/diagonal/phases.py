@@ -13,9 +13,10 @@ import pandas as pd
 import xarray as xr
 
 from ... import limits, plots
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
 from .accuracy import excess
-from .problems import COLOURS, flows, ignore, MARKERS, Report, SAVES, separable, share, sparse_teacher
+from .problems import flows, ignore, Report, SAVES, separable, share, sparse_teacher
 
 GAMMA = np.geomspace(2.5, 1e6, SAVES)
 CLOSE = 0.1  # of the excess on the curve
