@@ -188,6 +188,26 @@ class Wrong(eqx.Module):
         return Wrong(layer.hidden, layer)
 
 
+class Leaky(Wrong):
+    """Of slope 0.3, which its claim need not be: on positive samples at positive weights nobody sees it."""
+
+    def __call__(self, x):
+        return jnp.sum(jax.nn.leaky_relu(self.W @ x, 0.3))
+
+    def with_hidden_layer(self, layer):
+        return Leaky(layer.hidden, layer)
+
+
+class Clipped(Wrong):
+    """Bends again at six, far from where it starts."""
+
+    def __call__(self, x):
+        return jnp.sum(jax.nn.relu6(self.W @ x))
+
+    def with_hidden_layer(self, layer):
+        return Clipped(layer.hidden, layer)
+
+
 class Committee(eqx.Module):
     W: jax.Array
 
@@ -229,8 +249,23 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=r"hidden_layer\(\) disagrees with the model"):
             gflow.gradient_flow(Wrong(jnp.asarray(W), claim), X, y, stop=30.0)
-    with pytest.raises(ValueError, match=r"a slope from 0\.1 to 1"):
-        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=0.05)
+    for own, slope in ((Leaky, 0.1), (Clipped, 0.0)):
+        up = jnp.asarray(0.01 + np.abs(W) / 100)
+        with pytest.raises(ValueError, match=r"outputs with other weights of either sign, by with_hidden_layer,"):
+            gflow.gradient_flow(own(up, HiddenLayer(up, jnp.ones(2), slope=slope, train_output=False)), X, y, stop=30.0)
+    for choice in (0.05, None, True, "right", [0.5], 0.5j):
+        with pytest.raises(ValueError, match=r"at_kink must be 'leave', 'stay' or a slope from 0\.1 to 1"):
+            gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=choice)
+    for choice in ("stay", 0.5, None):
+        with pytest.raises(ValueError, match="for models that declare their kinks by hidden_layer"):
+            gflow.gradient_flow(gflow.models.LinearModel(2), X, y, stop=30.0, at_kink=choice)
+    for bad, reason in ((W + 1j, "real numbers, not complex ones"), ([[1.0, 2.0], [3.0]], "its rows differ in length")):
+        with pytest.raises(ValueError, match=f"hidden must .*{reason}"):
+            TwoLayerNetwork(bad, np.ones(2))
+        with pytest.raises(ValueError, match=f"weights must .*{reason}"):
+            ReLUNeuron(bad)
+        with pytest.raises(ValueError, match=f"X must .*{reason}"):
+            gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), bad, y, stop=30.0)
     with pytest.raises(ValueError, match="solver must be an explicit one"):
         gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, solver=gflow.LogRadau())
     with pytest.raises(ValueError, match="must map one sample of shape"):
