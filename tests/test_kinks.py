@@ -302,6 +302,48 @@ def test_biases_are_an_input_of_one():
     np.testing.assert_allclose(a.final.bias, b.final.hidden[:, 2], atol=1e-12)
 
 
+def test_where_nothing_moves_the_flow_rests():
+    """A neuron that is off, as the loop leaves it where it died: in time it stays, and by the loss it has settled."""
+    dead, X, y = ReLUNeuron(-np.ones(1)), np.ones((1, 1)), -np.ones(1)
+    traj = gflow.gradient_flow(dead, X, y, stop=1.0, throw=False)
+    assert int(traj.status_code) == gflow.Status.stationary_start
+    stalled = eqx.tree_at(lambda p: p.status, traj.position, jnp.asarray(int(gflow.Status.step_too_small)))
+    for clock, status in ((gflow.LossClock(), gflow.Status.settled), (gflow.TimeClock(), gflow.Status.success)):
+        saves = gflow.driver.empty_saves(2, 1)
+        points = clock.inner(jnp.array([1.0, 2.0]))
+        end, saves = gflow.kinks.loop.conclude(traj.flow, stalled, saves, clock, points)
+        assert int(end.status) == status
+    np.testing.assert_allclose(saves.coordinates, -1.0, rtol=0)
+    np.testing.assert_allclose(saves.log_time, points, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_neuron_that_dies_rests():
+    """w' = -exp(w) from 1 comes to zero at 1 - 1 / e, and all is done: in time it rests, and by the loss it settles."""
+    start, X, y = ReLUNeuron(np.ones(1)), np.ones((1, 1)), -np.ones(1)
+    times = np.array([0.1, 0.5, 0.7, 5.0])
+    traj = gflow.gradient_flow(start, X, y, clock=gflow.TimeClock(), save=times)
+    assert traj.success and [event.kind for event in traj.events] == ["slide"]
+    assert np.exp(traj.events[0].log_time) == pytest.approx(1 - np.exp(-1), rel=1e-8)
+    np.testing.assert_allclose(traj.model.weights[:2, 0], -np.log(np.exp(-1) + times[:2]), rtol=1e-7)
+    np.testing.assert_allclose(traj.model.weights[2:, 0], 0.0, atol=1e-16)
+    np.testing.assert_allclose(traj.log_time, np.log(times), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_networks_that_die_settle_by_the_loss_and_rest_in_time():
+    rng = np.random.default_rng(9)
+    X, hidden, output = rng.normal(size=(3, 3)), rng.normal(size=(3, 3)) * 0.6, rng.normal(size=3)
+    y = np.sign(rng.normal(size=3))
+    model = TwoLayerNetwork(hidden, output, slope=0.0, train_output=False)
+    for clock, stop in ((gflow.TimeClock(), 6.0), (gflow.LogTimeClock(), 3.0), (gflow.LossClock(), 3.0)):
+        traj = gflow.gradient_flow(model, X, y, clock=clock, stop=stop, rtol=1e-11, throw=False)
+        np.testing.assert_allclose(jax.vmap(traj.final)(jnp.asarray(X)), 0.0, atol=1e-15)
+        assert int(traj.status_code) == (gflow.Status.settled if clock.counts_loss else gflow.Status.success)
+        if not clock.counts_loss:
+            assert float(traj.log_time[-1]) == pytest.approx(float(clock.inner(jnp.asarray(stop))), rel=1e-12)
+
+
 @pytest.mark.slow
 def test_conventions_where_the_flow_is_not_determined():
     X, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, 1.0])
