@@ -101,9 +101,10 @@ def _by_flow(X: np.ndarray, y: np.ndarray) -> float:
 
 def _climb(rng: np.random.Generator, X: np.ndarray, y: np.ndarray, steps: int) -> tuple[list, np.ndarray, np.ndarray]:
     """Local search for a larger ratio: perturb samples and labels by a size that adapts, keep what is larger. All
-    ratios that were found, and the best set."""
-    top, size, found = ratio(X, y, _STIFFEST), 0.3, []
-    for _ in range(steps):
+    ratios that were found, that of the start too, and the best set."""
+    top = ratio(X, y, _STIFFEST)
+    size, found = 0.3, [top]
+    for _ in range(steps - 1):
         moved = rng.random(X.shape) < rng.choice([0.3, 1.0])
         length = np.linalg.norm(X, axis=1, keepdims=True) / np.sqrt(X.shape[1])
         near = X * np.exp(size * rng.normal(size=(len(y), 1))) + size * rng.normal(size=X.shape) * moved * length
