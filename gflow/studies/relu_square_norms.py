@@ -104,7 +104,7 @@ def _climb(rng: np.random.Generator, X: np.ndarray, y: np.ndarray, steps: int) -
     ratios that were found, that of the start too, and the best set."""
     top = ratio(X, y, _STIFFEST)
     size, found = 0.3, [top]
-    for _ in range(steps - 1):
+    for _ in range(steps):
         moved = rng.random(X.shape) < rng.choice([0.3, 1.0])
         length = np.linalg.norm(X, axis=1, keepdims=True) / np.sqrt(X.shape[1])
         near = X * np.exp(size * rng.normal(size=(len(y), 1))) + size * rng.normal(size=X.shape) * moved * length
@@ -136,7 +136,7 @@ class _Search(NamedTuple):
 
     @property
     def size(self) -> int:
-        return self.count + self.starts * self.steps
+        return self.count + self.starts * (1 + self.steps)
 
 
 _QUICK = _Search(100, 6, 800)
