@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from . import problem
-from .peers import SOLVERS, Worker
+from .peers import SOLVERS
+from .process import Worker
 
 HERE = Path(__file__).parent
 GAMMA, RTOL, DEPTH = 1e6, 1e-6, 2

@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from . import problem, report
-from .peers import Solver, SOLVERS, Worker
+from .peers import Solver, SOLVERS
+from .process import Worker
 from .references import References, SWEEP_GAMMA, SWEEP_SAMPLE
 
 HERE = Path(__file__).parent

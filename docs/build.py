@@ -1,6 +1,6 @@
 """What the site holds beside the pages in this folder, made when it is built (a hook of MkDocs).
 
-- the README as its first page, the changelog, and what the benchmarks wrote;
+- the README as its first page, the changelog, the guide for contributors, and what the benchmarks wrote;
 - the pages that `gflow reproduce` wrote (`make papers` renews them), which are docs/papers/*.html;
 - the gallery: notebooks in percent format. `make docs` executes them, and keeps what came out in .cache/gallery until
   a notebook or the library changes; without GFLOW_EXECUTE their code alone is shown.
@@ -68,7 +68,12 @@ def on_page_content(content: str, **_) -> str:
 
 def _pages() -> dict[str, str]:
     """Where in the repository a page of the site comes from, for those that are not where they are in docs."""
-    pages = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "benchmarks/README.md": "benchmarks/index.md"}
+    pages = {
+        "README.md": "index.md",
+        "CHANGELOG.md": "changelog.md",
+        "CONTRIBUTING.md": "contributing.md",
+        "benchmarks/README.md": "benchmarks/index.md",
+    }
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
         pages[f"benchmarks/results/{path.name}"] = f"benchmarks/{path.name}"
     for path in sorted((ROOT / "docs" / "papers").glob("*.html")):

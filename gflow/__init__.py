@@ -16,7 +16,8 @@ from .clocks import (  # noqa: E402
 )
 from .descent import gradient_descent as gradient_descent  # noqa: E402
 from .modified import modified as modified  # noqa: E402
-from .solve import FlowError as FlowError, FlowInterrupted as FlowInterrupted, gradient_flow as gradient_flow  # noqa: E402
+from .run import FlowError as FlowError, FlowInterrupted as FlowInterrupted  # noqa: E402
+from .solve import gradient_flow as gradient_flow  # noqa: E402
 from .solvers import LogRadau as LogRadau  # noqa: E402
 from .status import Status as Status  # noqa: E402
 from .trajectory import Trajectory as Trajectory  # noqa: E402

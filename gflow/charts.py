@@ -20,6 +20,17 @@ class Velocity(NamedTuple):
     """da / d tau = exp(log_speed) * direction, and slope = grad_a gamma . direction.
 
     The speed is apart because it may lie outside float64: it holds a factor scale^(depth-2).
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> chart = gflow.models.DiagonalNetwork(dim=2, depth=3, scale=1e-60).chart()
+        >>> velocity = chart.velocity(chart.coordinates(), jnp.eye(2), jnp.array([0.5, 0.5]))
+        >>> velocity.direction.shape, bool(jnp.isfinite(velocity.log_speed))
+        ((2,), True)
+
+        ```
     """
 
     direction: Float[Array, " P"]
@@ -28,7 +39,19 @@ class Velocity(NamedTuple):
 
 
 class AbstractChart(eqx.Module):
-    """Coordinates of `template`, a model whose other leaves (not trained) stay as they are."""
+    """Coordinates of `template`, a model whose other leaves (not trained) stay as they are.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> model = gflow.models.DiagonalNetwork(dim=2, depth=2, scale=1e-60)
+        >>> chart = model.chart()
+        >>> isinstance(chart, gflow.charts.AbstractChart), chart.at(chart.coordinates()).beta.tolist()
+        (True, [0.0, 0.0])
+
+        ```
+    """
 
     template: eqx.AbstractVar[Any]
     # Whether outputs are X @ readout.
@@ -102,6 +125,17 @@ class EuclideanChart(AbstractChart):
 
     Paths are measured relative to the norm of all parameters, so that a growth by e takes a unit of arc length
     whatever the scale. `floor` replaces that norm where a flow starts at zero.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> from gflow.charts import EuclideanChart
+        >>> chart = EuclideanChart(gflow.models.LinearModel(jnp.array([3.0, 4.0])), jnp.zeros(()))
+        >>> chart.coordinates().tolist(), chart.at(jnp.ones(2)).beta.tolist()
+        ([3.0, 4.0], [1.0, 1.0])
+
+        ```
     """
 
     template: Any

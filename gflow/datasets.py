@@ -31,6 +31,17 @@ class Dataset:
     - `name`: the built-in name, or the file's name without its extension.
     - `class_names`: what -1 and +1 stand for, in this order.
     - `dropped`: names of the constant columns that standardization left out.
+
+    !!! example
+
+        ```python
+        >>> import numpy as np
+        >>> from gflow.datasets import Dataset
+        >>> X, y = np.array([[1.0, 2.0], [2.0, -1.0]]), np.array([1.0, -1.0])
+        >>> print(Dataset(X, y, ("width", "height"), "mine", ("cat", "dog")))
+        mine: N = 2, d = 2, -1 is cat (1 samples), +1 is dog (1 samples)
+
+        ```
     """
 
     X: Float64[np.ndarray, "N d"]

@@ -34,7 +34,18 @@ class DualRows(NamedTuple):
 
 
 class AbstractLoss(eqx.Module):
-    """A loss L = mean or sum over the samples of l(f_n, y_n)."""
+    """A loss L = mean or sum over the samples of l(f_n, y_n).
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax, jax.numpy as jnp
+        >>> loss, f, y = gflow.losses.Square(), jnp.array([0.5, 2.0]), jnp.array([1.0, 1.0])
+        >>> bool(jnp.allclose(loss.weights(f, y), jax.grad(loss.neg_log)(f, y)))
+        True
+
+        ```
+    """
 
     reduction: eqx.AbstractVar[Literal["mean", "sum"]]
 
@@ -92,7 +103,18 @@ class AbstractLoss(eqx.Module):
 
 
 class MarginLoss(AbstractLoss):
-    """A loss l(m) of the margins m_n = y_n f_n, y_n in {-1, +1}, that falls like e^-m."""
+    """A loss l(m) of the margins m_n = y_n f_n, y_n in {-1, +1}, that falls like e^-m.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> log_slope, derivative = gflow.losses.Logistic().log_slope(jnp.array(700.0))
+        >>> float(log_slope), float(derivative)
+        (-700.0, -1.0)
+
+        ```
+    """
 
     @abc.abstractmethod
     def log_slope(self, m: Array) -> tuple[Array, Array]:

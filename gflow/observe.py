@@ -15,7 +15,19 @@ from .validate import whole
 
 
 class Observations(NamedTuple):
-    """Samples `X` and targets `y`, as `gradient_flow` and `gradient_descent` take them."""
+    """Samples `X` and targets `y`, as `gradient_flow` and `gradient_descent` take them.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp
+        >>> from gflow.observe import Observations
+        >>> X, y = Observations(jnp.eye(2), jnp.ones(2))
+        >>> X.shape, y.shape
+        ((2, 2), (2,))
+
+        ```
+    """
 
     X: Array
     y: Any

@@ -134,7 +134,20 @@ def excess_plane(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
 
 
 def transition_figures(ds: xr.Dataset, folder: Path) -> list[Path]:
-    """Write `phase-diagram.png` and `paths.png`, a panel for each depth, and return their paths."""
+    """Write `phase-diagram.png` and `paths.png`, a panel for each depth, and return their paths.
+
+    !!! example
+
+        ```python
+        >>> import gflow, gflow.datasets, gflow.plots, gflow.studies, pathlib, tempfile
+        >>> data = gflow.datasets.load("toy")
+        >>> ds = gflow.studies.transition(data.X, data.y, depths=[2], scales=[0.01, 1.0], decades=[100.0, 1000.0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in gflow.plots.transition_figures(ds, pathlib.Path(folder))]
+        ['phase-diagram.png', 'paths.png']
+
+        ```
+    """
     written = []
     for name, draw in (("phase-diagram", phase_diagram), ("paths", excess_plane)):
         figure, axes = plt.subplots(

@@ -1,8 +1,6 @@
 """The front door: `gradient_flow`."""
 
-import contextlib
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable
@@ -13,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
-from tqdm.auto import tqdm
 
 from . import driver, validate
-from .charts import AbstractChart, chart_of, descent_chart_of
+from .charts import chart_of, descent_chart_of
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .graded import graded_flow
@@ -26,29 +23,10 @@ from .kinks.events import EventLog, join_logs
 from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
 from .modified import ModifiedFlow
+from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
 from .status import Status
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
-
-
-class FlowInterrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `.trajectory` holds it up to there, and `resume=` goes on from it."""
-
-    def __init__(self, trajectory: Trajectory):
-        run = "gradient_flow" if trajectory.step is None else "gradient_descent"
-        super().__init__(
-            f"{run} was interrupted. The run so far is the .trajectory of this exception (in an interactive "
-            "session: sys.last_value.trajectory); resume= goes on from it, and throw=False returns it instead."
-        )
-        self.trajectory = trajectory
-
-
-class FlowError(RuntimeError):
-    """A run that did not reach its stop; `.trajectory` holds it up to the failure."""
-
-    def __init__(self, message: str, trajectory: Trajectory):
-        super().__init__(message)
-        self.trajectory = trajectory
 
 
 def gradient_flow(
@@ -172,7 +150,7 @@ def gradient_flow(
     if resume is None:
         position = engine.start(flow, phases[0].solver, rtol)
     else:
-        position = _with_status(resume.position, Status.running)
+        position = driver.with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
         if isinstance(position.solver, LogRadau.State):
             phases = phases[-1:]
@@ -196,7 +174,7 @@ def gradient_flow(
             elif _taken(position) < int(steps):
                 position, saves = in_chunks(onward, position, saves, report, logs)
             else:
-                position = _with_status(position, Status.max_steps)
+                position = driver.with_status(position, Status.max_steps)
     if not concrete or int(position.status) == Status.step_too_small:
         position, saves = engine.conclude(flow, position, saves, clock, aims)
     measured = lambda models: measure(metrics, models, X, y)
@@ -218,22 +196,6 @@ def _modified(
         # The same chart, with a unit of length for a start at zero.
         chart = chart_of(model, X, targets, loss, observed)
     return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
-
-
-def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array, Array | None]:
-    """Checked data: X and y as arrays, the targets that are observed in one row, and, where y is masked, their indices
-    in the raveled y."""
-    validate.require_x64()
-    validate.check_data(X, y, loss)
-    observed = None
-    if np.ma.is_masked(y):
-        observed = jnp.asarray(np.flatnonzero(~np.ma.getmaskarray(y)))
-        # Whoever reads all of y must notice.
-        y = np.ma.filled(np.ma.asarray(y, float), np.nan)
-    X, y = jnp.asarray(X, float), jnp.asarray(y, float)
-    validate.check_model(model, X, y.shape[1:])
-    targets = jnp.ravel(y)
-    return X, y, targets if observed is None else targets[observed], observed
 
 
 class _Engine(NamedTuple):
@@ -273,63 +235,6 @@ def _taken(position: Any) -> int:
     return int(position.steps) + int(position.rejected)
 
 
-def _with_status(position: Any, status: Status) -> Any:
-    return eqx.tree_at(lambda p: p.status, position, jnp.asarray(int(status), int))
-
-
-def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog] | None = None) -> Any:
-    """Run in pieces of about a fifth of a second, so that there is a bar to show and Ctrl-C is heard. Events are taken
-    out of the position into `logs`."""
-    budget = 500
-    try:
-        while int(position.status) == Status.running:
-            began = time.perf_counter()
-            position, saves = run(position, saves, budget)
-            position = _take_events(position, logs)
-            report(position)
-            if time.perf_counter() - began < 0.1:
-                budget = min(2 * budget, 1_000_000)
-    except KeyboardInterrupt:
-        position = _with_status(position, Status.interrupted)
-    return position, saves
-
-
-def _take_events(position: Any, logs: list[EventLog] | None) -> Any:
-    if logs is None or not isinstance(position, kinks_loop.Position):
-        return position
-    logs.append(join_logs([position.log]))
-    return eqx.tree_at(lambda p: p.log, position, position.log.emptied())
-
-
-@contextlib.contextmanager
-def decade_bar(clock: AbstractClock, end: Any, progress: bool | Callable[[float], None]):
-    """A function that is told the position: it moves a bar, or calls the user's function, in decades."""
-    decade = math.log(10.0)
-    if not progress:
-        yield lambda position: None
-        return
-    target = float(clock.inner(end)) / decade
-    here = lambda p: target if int(p.status) == Status.success else max(_inner(p, clock) / decade, 0.0)
-    if callable(progress):
-        yield lambda position: progress(here(position))
-        return
-    unit = " decades of 1/L" if clock.counts_loss else " decades of t"
-    with tqdm(total=round(target, 1), unit=unit, bar_format=_BAR) as bar:
-
-        def report(position: Any) -> None:
-            bar.n = round(here(position), 1)
-            bar.refresh()
-
-        yield report
-
-
-_BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f}{unit} [{elapsed}<{remaining}]"
-
-
-def _inner(position: Any, clock: AbstractClock) -> float:
-    return float(position.gamma if clock.counts_loss else position.log_time)
-
-
 def _collect(
     flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, measured: Any,
     logs: list[EventLog],
@@ -360,34 +265,6 @@ def _collect(
     )  # fmt: skip
 
 
-@eqx.filter_jit
-def model_at(chart: AbstractChart, coordinates: Array) -> Any:
-    return chart.at(coordinates)
-
-
-@eqx.filter_jit
-def models_at(chart: AbstractChart, coordinates: Array) -> Any:
-    """A model per row; leaves that do not change are repeated, so that every array leaf has the save axis."""
-    arrays = jax.vmap(lambda a: eqx.filter(chart.at(a), eqx.is_array))(coordinates)
-    return eqx.combine(arrays, eqx.filter(chart.template, eqx.is_array, inverse=True))
-
-
-def measure(metrics: dict[str, Callable] | None, models: Any, X: Array, y: Array) -> dict[str, Array]:
-    """`fn(model)` or `fn(model, X, y)`, whichever it takes, at every save."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    measured = {}
-    for name, fn in (metrics or {}).items():
-        parameters = inspect.signature(fn).parameters.values()
-        required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
-        measured[name] = _evaluate(fn, models, () if len(required) == 1 else (X, y))
-    return measured
-
-
-@eqx.filter_jit
-def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
-    return eqx.filter_vmap(lambda model: jnp.asarray(fn(model, *extra)))(models)
-
-
 def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, save: Any) -> Any:
     """The flow of `resume`, where to stop, the save points that are still to come, and the saves that are there."""
     if not same_tree(resume.flow, flow) or type(resume.clock) is not type(clock):
@@ -398,7 +275,7 @@ def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, s
     earlier = resume if int(resume.status_code) == Status.success else without_last_row(resume)
     stored = earlier.neg_log_loss if clock.counts_loss else earlier.log_time
     stop = save[-1] if stop is None else stop
-    reached = max(_inner(resume.position, clock), *(float(v) for v in stored[-1:]), -np.inf)
+    reached = max(inner_of(resume.position, clock), *(float(v) for v in stored[-1:]), -np.inf)
     beyond = lambda coordinate: np.asarray(clock.inner(jnp.asarray(coordinate, float))) > reached + 1e-9 * abs(reached)
     if not beyond(stop):
         raise ValueError(
@@ -415,18 +292,3 @@ def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, s
     return resume.flow, stop, jnp.asarray(save)[beyond(save)], earlier
 
 
-def judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:
-    if not throw:
-        return traj
-    if not concrete:
-        # On all of the trajectory: whoever reads only the final model must hear of it too.
-        return eqx.error_if(
-            traj,
-            traj.status_code != Status.success,
-            "The run did not reach its stop inside a JAX transformation; pass throw=False for the status.",
-        )
-    if int(traj.status_code) == Status.interrupted:
-        raise FlowInterrupted(traj)
-    if not traj.success:
-        raise FlowError(f"{traj.status} (throw=False returns the trajectory up to here.)", traj)
-    return traj

@@ -9,7 +9,17 @@ from jaxtyping import Array, Int
 
 
 class Status(enum.IntEnum):
-    """Outcome of a run. `sentence` says it in words."""
+    """Outcome of a run. `sentence` says it in words.
+
+    !!! example
+
+        ```python
+        >>> import gflow
+        >>> gflow.Status.success.sentence
+        'The flow reached the stop.'
+
+        ```
+    """
 
     running = 0
     success = 1

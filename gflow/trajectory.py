@@ -44,6 +44,17 @@ class Trajectory(eqx.Module):
 
     A run that ended early holds the saves that were passed and, as its last row, the point where it stood. Inside
     `jax.jit`, `jax.vmap` or `jax.jvp`, where shapes are fixed, rows that were not reached are NaN instead.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.array([1.0, 1.0])
+        >>> traj = gflow.gradient_descent(gflow.models.LinearModel(2), X, y, step=0.5, steps=100, save=[10, 100])
+        >>> traj.success, traj.model.beta.shape, traj.final.beta.shape, traj.neg_log_loss.shape
+        (True, (2, 2), (2,), (2,))
+
+        ```
     """
 
     model: Any

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .clocks import AbstractClock
-from .losses import AbstractLoss, Exponential, Logistic, Square
+from .losses import AbstractLoss, Exponential, Logistic, MarginLoss, Square
 
 
 def require_x64() -> None:
@@ -69,7 +69,7 @@ def check_data(X: Any, y: Any, loss: Any) -> None:
         )
     if not traced(y) and not np.all(np.isfinite(y)):
         raise ValueError("y must be finite, but it holds NaN or infinite values; remove those samples.")
-    if isinstance(loss, Exponential | Logistic) and not traced(y):
+    if isinstance(loss, MarginLoss) and not traced(y):
         wrong = np.asarray(y)[~np.isin(np.asarray(y), (-1.0, 1.0))]
         if wrong.size:
             raise ValueError(

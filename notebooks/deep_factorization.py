@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 
 import gflow  # noqa: E402
 from gflow.limits import factorization as closed  # noqa: E402
-from gflow.studies.factorization_plots import COLOURS  # noqa: E402
+from gflow.studies.figures import COLOURS  # noqa: E402
 
 EIGENVALUES, SIZE, DEPTH, SCALE, STEP = [10.0, 5.0, 1.0], 20, 3, 0.1, 5e-3
 target = gflow.observe.symmetric(EIGENVALUES, SIZE, jax.random.key(0))

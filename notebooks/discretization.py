@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree  # noqa: E402
 
 import gflow  # noqa: E402
 from gflow.studies import discretization  # noqa: E402
-from gflow.studies.factorization_plots import COLOURS  # noqa: E402
+from gflow.studies.figures import COLOURS  # noqa: E402
 
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(10, 3)), rng.normal(size=10)

@@ -17,7 +17,7 @@ jax.config.update("jax_enable_x64", True)
 
 import gflow  # noqa: E402
 from gflow.models import TwoLayerNetwork  # noqa: E402
-from gflow.studies import leaky_relu_descent as descent, leaky_relu_flow as flow  # noqa: E402
+from gflow.studies import figures, leaky_relu_flow as flow, leaky_relu_span as spans  # noqa: E402
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", type=Path, default=Path("leaky-relu-output"))
@@ -55,12 +55,12 @@ print("singular values of what the weights gain:", np.linalg.svd(gained, compute
 # 512 neurons, 100 samples in d = 10,000, in the span of the samples: W W^T = (W B)(W B)^T + K, K constant.
 
 # %%
-X, y = descent.mixture(100, 10_000, rng)
-hidden, output = descent.glorot(512, 10_000, rng)
-span = descent.in_span(hidden, X)
+X, y = spans.mixture(100, 10_000, rng)
+hidden, output = spans.glorot(512, 10_000, rng)
+span = spans.in_span(hidden, X)
 steps = np.array([0, 1, 2, 5, 10, 20, 50, 100])
 figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-for scale, colour, marker in zip((1.0, 1 / 10, 1 / 50, 1 / 1000), descent.COLOURS, descent.MARKERS, strict=True):
+for scale, colour, marker in zip((1.0, 1 / 10, 1 / 50, 1 / 1000), figures.COLOURS, figures.MARKERS, strict=False):
     down = gflow.gradient_descent(
         TwoLayerNetwork(scale * span.weights, output, 0.1, train_output=False),
         span.inputs,
@@ -70,7 +70,7 @@ for scale, colour, marker in zip((1.0, 1 / 10, 1 / 50, 1 / 1000), descent.COLOUR
         steps=100,
         save=steps.astype(float),
     )
-    ranks = [descent.stable_rank(W, scale**2 * span.outside) for W in np.asarray(down.model.hidden)]
+    ranks = [spans.stable_rank(W, scale**2 * span.outside) for W in np.asarray(down.model.hidden)]
     print(f"scale {scale:g}: stable rank {ranks[0]:.1f}, after one step {ranks[1]:.2f}, at the end {ranks[-1]:.2f}")
     ax.plot(steps, ranks, marker=marker, ms=4, color=colour, label=f"{scale:g} of Glorot's scale")
 ax.set_xscale("symlog", linthresh=1)

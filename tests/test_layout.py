@@ -12,7 +12,7 @@ ROOT = Path(gflow.__file__).parent
 # Foundations first. A room is a module or a folder of gflow.
 ROOMS = [
     "status", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow", "plateaus", "modified",
-    "solvers", "driver", "kinks", "models", "limits", "graded", "trajectory", "solve", "descent", "spectra",
+    "solvers", "driver", "kinks", "models", "limits", "graded", "trajectory", "run", "solve", "descent",
     "metrics", "precise", "sweeps", "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.
@@ -43,3 +43,17 @@ def test_imports_point_one_way(room):
 def test_every_room_is_listed():
     there = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert there - {"__init__"} == set(ROOMS)
+
+
+MOST_LINES = 400
+
+
+def test_files_are_short_or_say_why():
+    """One idea a module; a longer one has a sentence in its docstring that begins with "Long because"."""
+    long = [
+        file.relative_to(ROOT).as_posix()
+        for file in sorted(ROOT.rglob("*.py"))
+        if len((text := file.read_text()).splitlines()) > MOST_LINES
+        and "Long because" not in (ast.get_docstring(ast.parse(text)) or "")
+    ]
+    assert not long

@@ -10,7 +10,7 @@ import pytest
 
 import gflow
 from gflow.models import TwoLayerNetwork
-from gflow.studies import leaky_relu_descent as study
+from gflow.studies import leaky_relu_descent as study, leaky_relu_span as spans
 
 SAVE = np.array([0.0, 1.0, 7.0, 40.0])
 
@@ -18,8 +18,8 @@ SAVE = np.array([0.0, 1.0, 7.0, 40.0])
 @pytest.fixture(scope="module")
 def problem():
     rng = np.random.default_rng(0)
-    X, y = study.mixture(5, 30, rng)
-    return (X, y, *study.glorot(8, 30, rng))
+    X, y = spans.mixture(5, 30, rng)
+    return (X, y, *spans.glorot(8, 30, rng))
 
 
 def descend(hidden, output, X, y):
@@ -31,7 +31,7 @@ def descend(hidden, output, X, y):
 def test_in_the_span_of_the_samples_descent_is_the_same(problem):
     """d = 30 against n = 5: the same loss, stable rank, and weights but for what never moves."""
     X, y, hidden, output = problem
-    span = study.in_span(hidden, X)
+    span = spans.in_span(hidden, X)
     assert span.inputs.shape == (5, 5) and span.weights.shape == (8, 5)
     plain, loss = descend(hidden, output, X, y)
     reduced, reduced_loss = descend(span.weights, output, span.inputs, y)
@@ -39,8 +39,8 @@ def test_in_the_span_of_the_samples_descent_is_the_same(problem):
     for W, V in zip(plain, reduced, strict=True):
         np.testing.assert_allclose(W @ X.T, V @ span.inputs.T, atol=1e-12)
         s = np.linalg.svd(W, compute_uv=False)
-        assert study.stable_rank(V, span.outside) == pytest.approx(np.sum(s**2) / s[0] ** 2, rel=1e-11)
-    ranks = [study.stable_rank(W, np.zeros((8, 8))) for W in plain]
+        assert spans.stable_rank(V, span.outside) == pytest.approx(np.sum(s**2) / s[0] ** 2, rel=1e-11)
+    ranks = [spans.stable_rank(W, np.zeros((8, 8))) for W in plain]
     assert ranks[-1] < ranks[0] - 0.1
 
 
@@ -48,13 +48,13 @@ def test_more_samples_than_dimensions(problem):
     _, _, hidden, _ = problem
     rng = np.random.default_rng(1)
     X = rng.normal(size=(40, 30))
-    span = study.in_span(hidden, X)
+    span = spans.in_span(hidden, X)
     assert span.inputs.shape == (40, 30) and np.max(np.abs(span.outside)) < 1e-25
     np.testing.assert_allclose(span.weights @ span.inputs.T, hidden @ X.T, atol=1e-13)
 
 
 def test_smooth_activation_has_slopes_between():
-    network = study.SmoothLeakyNetwork(np.ones((1, 1)), np.ones(1), 0.1)
+    network = spans.SmoothLeakyNetwork(np.ones((1, 1)), np.ones(1), 0.1)
     z = np.linspace(-40, 40, 801)
     values = np.array([float(network(np.array([v]))) for v in z[::20]])
     slopes = np.diff(values) / np.diff(z[::20])

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -24,14 +25,21 @@ SET = r"(?:[A-Z0-9_]+=\S+ )*"
 COMMAND = re.compile(
     rf"^ {{4}}({SET}(?:gflow|make|pip|\S*python) .*)$|`({SET}(?:gflow|make|python) [^`]+)`", re.MULTILINE
 )
+_OTHERS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md")
 TEXTS = {
-    path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    path.relative_to(ROOT).as_posix(): path.read_text() for path in (*_OTHERS, *sorted((ROOT / "docs").rglob("*.md")))
 }
 BLOCKS = {page: FENCE.findall(text) for page, text in TEXTS.items()}
 PAGES = {page: "\n".join(code for kind, code in blocks if kind == "python") for page, blocks in BLOCKS.items()}
 # Public in their modules for other modules of gflow.
 INSIDE = {"DualRows"}
+# Told by the examples of what returns or raises them.
+WITHOUT_EXAMPLE = {
+    "gflow.kinks.Event",
+    "gflow.limits.factorization.RankInterval",
+    "gflow.SweepError",
+    "gflow.SweepInterrupted",
+}
 X64 = 'import jax\njax.config.update("jax_enable_x64", True)\n'
 
 
@@ -93,7 +101,7 @@ def test_reference_lists_every_public_name():
         for name, members in REFERENCE.findall(text) if page.startswith("docs/api/") else []:
             listed |= {name, *(f"{name}.{member}" for member in members.split(", "))}
     missing = []
-    for module in (gflow, gflow.models, gflow.limits, gflow.precise, gflow.kinks, gflow.losses):
+    for module in (gflow, gflow.models, gflow.limits, gflow.metrics, gflow.precise, gflow.kinks, gflow.losses):
         for name in dir(module):
             value = getattr(module, name)
             own = inspect.isfunction(value) or inspect.isclass(value)
@@ -101,6 +109,26 @@ def test_reference_lists_every_public_name():
             if own and home.startswith("gflow") and not name.startswith("_") and name not in INSIDE:
                 missing += [] if {f"{module.__name__}.{name}", f"{home}.{name}"} & listed else [name]
     assert not missing
+
+
+def _public(name: str, members: str) -> dict[str, object]:
+    """What a row of the reference shows: a function, a class, or these members of a module, by default all its own."""
+    value = pkgutil.resolve_name(name)
+    if not inspect.ismodule(value):
+        return {name: value}
+    own = [key for key, item in vars(value).items() if getattr(item, "__module__", None) == name and key[0] != "_"]
+    return {f"{name}.{key}": getattr(value, key) for key in members.split(", ") if key} or {
+        f"{name}.{key}": getattr(value, key) for key in own
+    }
+
+
+def test_every_name_of_the_reference_has_an_example():
+    """An example in a docstring runs with the tests."""
+    rows = [row for page in TEXTS if page.startswith("docs/api/") for row in REFERENCE.findall(TEXTS[page])]
+    names = {key: value for name, members in rows for key, value in _public(name, members).items()}
+    assert len(names) > 80
+    bare = {key for key, value in names.items() if "!!! example" not in (value.__doc__ or "")}
+    assert bare == WITHOUT_EXAMPLE
 
 
 def test_what_the_type_checker_overlooks_is_listed():

@@ -15,7 +15,7 @@ from small_sweep import network, planned, run, SAVE, SCALES, SOLVER, X, y
 from test_driver import counting_compilations
 
 import gflow
-from gflow.sweeps import chunks, models
+from gflow.sweeps import chunks, models, probes
 
 
 def l1(model):
@@ -155,6 +155,28 @@ def test_a_program_is_compared_wherever_it_is_compiled():
         np.testing.assert_array_equal(group.models.log_scale[k], make_model(3, k).log_scale)
 
 
+@pytest.mark.parametrize(
+    "make_model, over, bad",
+    [
+        (lambda a, b: network(1 / (a * b)), {"a": [1, 10**10], "b": [1, 10**10]}, 0),
+        (lambda a: network(1 / 3**a), {"a": [0, 45, 1, 2]}, 0),
+        (lambda a: network(a**2), {"a": [-1.0, 0.0, 0.5, 1.0, 2.0]}, 1),
+        (lambda a: network(1 / a), {"a": [1, 0, 2, 3]}, 1),
+    ],
+)
+def test_what_arrays_would_hold_otherwise_is_called(make_model, over, bad):
+    """Integers overflow, and a model that is refused when called is a model of infinities when traced."""
+    with jax.numpy_dtype_promotion("standard"):
+        problem, layout = planned(make_model, over)
+        points = chunks.Chunk((0,) * len(over), layout.shape).points()
+        failures = {}
+        for group in models.groups(problem, points, failures):
+            for k, row in enumerate(group.rows):
+                made = make_model(**problem.arguments(points[row]))
+                np.testing.assert_allclose(group.models.log_scale[k], made.log_scale, rtol=1e-12)
+    assert len(failures) == bad
+
+
 class Bent(eqx.Module):
     w: jax.Array
     activation: Callable
@@ -291,6 +313,38 @@ def test_data_sets_of_other_shapes_and_losses():
     logistic = gflow.losses.Logistic()
     traj = gflow.gradient_flow(model, X[:1, :2], y[:1], loss=logistic, save=jnp.asarray(SAVE), solver=SOLVER, rtol=1e-6)
     np.testing.assert_allclose(got.beta.sel(at)[:, :2], traj.model.beta, rtol=1e-9)
+
+
+class Weights(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x):
+        return jnp.sum(self.w @ x)
+
+
+def test_the_largest_shape_is_found_wherever_it_is():
+    data = {"short": (X[:, :2], y), "long": (X, y)}
+    over, metrics = {"width": [2, 3], "data": data}, {"flat": lambda model: model.w.ravel()}
+    got = run(lambda dim, width: Weights(jnp.full((width, dim), 0.1)), None, None, over=over, metrics=metrics)
+    assert got.sizes["flat_1"] == 9 and (got.status == gflow.Status.success).all()
+    assert np.isfinite(got.flat).sum("flat_1").isel(save=0).values.tolist() == [[4, 6], [6, 9]]
+
+
+def test_a_shape_that_has_no_room_spoils_no_other_point(monkeypatch):
+    monkeypatch.setattr(probes, "_EVERYWHERE", 0)
+    monkeypatch.setattr(probes, "_SCATTERED", 0)
+    make_model = lambda a, b: Weights(jnp.full((3 if a == b == "y" else 2, 3), 0.1))
+    with pytest.warns(UserWarning, match=r"at a = y, b = y it said: ValueError: flat has shape \(2, 9\)"):
+        got = run(make_model, over={"a": ["x", "y"], "b": ["x", "y"]}, metrics={"flat": lambda model: model.w.ravel()})
+    done = gflow.Status.success
+    assert got.status.values.tolist() == [[done, done], [done, gflow.Status.no_model]]
+
+
+def test_what_a_partial_holds_is_not_given_again():
+    make_model = functools.partial(gflow.models.DiagonalNetwork, dim=7)
+    with pytest.raises(ValueError, match="model must"):
+        run(make_model)
+    assert run(functools.partial(make_model, dim=3)).sizes["coordinate"] == 3
 
 
 def test_the_precise_backend_by_the_same_call():

@@ -49,6 +49,8 @@ CASES = {
     "unknown to the precise backend": (dict(digits=30, solver=None, rtol=1e-8, make_model=dict, over={"scal": [1]}), "make_model must give depth and scale where digits are given, not 'scal'."),
     "metric that cannot be computed": (dict(metrics={"m": lambda model: model.nothing}), "metrics['m'] cannot be computed: AttributeError: "),
     "store": (dict(store=5), "store must be the path of a folder, not 5."),
+    "store here": (dict(store="."), "store must be a folder of its own, not '.', the folder that this process is in."),
+    "store of nobody": (dict(store="~nobody-at-all/x"), "store must be the path of a folder, not '~nobody-at-all/x'"),
     "workers": (dict(workers=-1), "workers must be a number of processes, or 0 for none but this one, not -1."),
     "executor": (dict(workers=None, executor=3), "executor must be a concurrent.futures.Executor, not 3."),
     "rtol": (dict(rtol=1.0), "rtol must be a number between 1e-13 and 0.1, not 1.0."),

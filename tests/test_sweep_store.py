@@ -186,6 +186,26 @@ def by_depth(numbers):
     return {"m": lambda model: numbers[model.depth] * model.beta[0]}
 
 
+def ruled(slope):
+    """The same function with another derivative, which is what the flow follows."""
+
+    @jax.custom_jvp
+    def bend(z):
+        return jnp.where(z > 0, z, 0.0)
+
+    @bend.defjvp
+    def _(primals, tangents):
+        return bend(primals[0]), tangents[0] * jnp.where(primals[0] > 0, 1.0, slope)
+
+    return lambda scale: Bent(scale * jnp.ones(3), bend)
+
+
+def called_back(by):
+    """A metric of which JAX sees nothing."""
+    total, told = lambda beta: np.float64(by * beta.sum()), jax.ShapeDtypeStruct((), float)
+    return {"m": lambda model: jax.pure_callback(total, told, model.beta, vmap_method="sequential")}
+
+
 EXPONENTIAL, LOGISTIC = gflow.losses.Exponential(), gflow.losses.Logistic()
 DEEP = {"depth": [2, 3], "seed": [0, 1, 2]}
 TEXTS = {"a": ["0", "1", "2"], "b": ["0", "1", "2"]}
@@ -233,6 +253,8 @@ def test_threads_make_stores_side_by_side(tmp_path, monkeypatch):
             dict(make_model=network_of, over=DEEP, metrics=by_depth({2: 1.0, 3: 3.0})),
             "other metrics",
         ),
+        (dict(make_model=ruled(0.0)), dict(make_model=ruled(0.5)), "other models"),
+        (dict(metrics=called_back(1.0)), dict(metrics=called_back(2.0)), "other metrics"),
         (dict(metrics=picked([0, 1])), dict(metrics=picked([1, 2])), "other metrics"),
     ],
 )

@@ -21,7 +21,7 @@ from ..charts import descent_chart_of
 from ..clocks import AbstractClock
 from ..flow import Flow
 from ..losses import AbstractLoss, Exponential
-from ..solve import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
+from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from ..status import Status
 from ..trajectory import concatenate, Trajectory, without_last_row
 from .inputs import check_batch, check_rule, place_of, points_of

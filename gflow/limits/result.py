@@ -18,6 +18,17 @@ class MaxMargin:
       error of beta left by the solver, whichever is larger. What float64 cannot resolve shows here.
     - `degenerate`: a sample lies on the margin with multiplier 0, or the solution is not unique, both up to 1e-9, so
       that statements about generic data (rates, continuity) need not hold.
+
+    !!! example
+
+        ```python
+        >>> import gflow, numpy as np
+        >>> X, y = np.array([[1.0, 2.0], [2.0, -1.0]]), np.array([1.0, 1.0])
+        >>> margin = gflow.limits.l2_max_margin(X, y)
+        >>> (X @ margin.beta).round(9).tolist(), margin.degenerate
+        ([1.0, 1.0], False)
+
+        ```
     """
 
     beta: Float[np.ndarray, "*S d"]
@@ -31,6 +42,17 @@ class L1MaxMargin(MaxMargin):
     """The l1 solution; in addition
 
     - `rho` (d,): |X^T lambda|, which is 1 on the support and at most 1 elsewhere.
+
+    !!! example
+
+        ```python
+        >>> import gflow, numpy as np
+        >>> X, y = np.array([[1.0, 2.0], [2.0, -1.0]]), np.array([1.0, 1.0])
+        >>> margin = gflow.limits.l1_max_margin(X, y)
+        >>> margin.rho.round(9).tolist(), margin.rho_max  # both coordinates are in the support
+        ([1.0, 1.0], 0.0)
+
+        ```
     """
 
     rho: Float[np.ndarray, " d"]
@@ -50,6 +72,17 @@ class IrreversiblePath(MaxMargin):
     - `left` (S, N): which samples had left the margin at least once on the way from mu = infinity. Where none had, the
       multipliers of the Q_mu path are monotone up to there, and the two paths are the same.
     - `error`: an estimate of the relative error of beta.
+
+    !!! example
+
+        ```python
+        >>> import gflow, numpy as np
+        >>> X, y = np.array([[1.0, 2.0], [2.0, -1.0]]), np.array([1.0, 1.0])
+        >>> path = gflow.limits.irreversible_path(X, y, mus=[100.0, 1.0], depth=2)
+        >>> path.beta.shape, bool(path.left.any())  # nobody left: the Q_mu path
+        ((2, 2), False)
+
+        ```
     """
 
     mu: Float[np.ndarray, "*S"]

@@ -23,6 +23,17 @@ class Separation:
     - `beta` (d,): if separable, a beta with all margins >= 1; zeros otherwise.
     - `multipliers` (N,): if not separable, lambda >= 0 with sum 1 and X^T lambda = 0; zeros otherwise.
     - `residual`: the largest violation of the certificate, relative to the sums that it is made of.
+
+    !!! example
+
+        ```python
+        >>> import gflow, numpy as np
+        >>> X, y = np.array([[1.0, 2.0], [2.0, -1.0]]), np.array([1.0, 1.0])
+        >>> answer = gflow.limits.separation(X, -y)
+        >>> answer.separable, bool(np.all(-y * (X @ answer.beta) >= 1 - 1e-9))
+        (True, True)
+
+        ```
     """
 
     separable: bool

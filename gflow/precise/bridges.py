@@ -44,7 +44,18 @@ def from_model(model: "DiagonalNetwork") -> dict[str, Any]:
 
 
 def to_model(run: PreciseTrajectory, save: int = -1) -> "DiagonalNetwork":
-    """A `gflow.models.DiagonalNetwork` with the parameters of one save, rounded to float64 in its chart."""
+    """A `gflow.models.DiagonalNetwork` with the parameters of one save, rounded to float64 in its chart.
+
+    !!! example
+
+        ```python
+        >>> from gflow import precise
+        >>> run = precise.diagonal_flow([[1, 2], [2, -1]], [1, 1], depth=2, scale=1, stop=10, digits=15)
+        >>> bool(abs(precise.to_model(run).beta[0] - float(run.beta[-1, 0])) < 1e-12)
+        True
+
+        ```
+    """
     import equinox as eqx
     import jax.numpy as jnp
 

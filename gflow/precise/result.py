@@ -29,6 +29,16 @@ class PreciseTrajectory:
       behind the point.
     - `success`, `status`: whether the stop was reached with the digits asked for, and a sentence.
     - `stats`: steps, rejections, Newton iterations, precision in bits of each solution, and seconds.
+
+    !!! example
+
+        ```python
+        >>> from gflow import precise
+        >>> run = precise.diagonal_flow([[1, 2], [2, -1]], [1, 1], depth=2, scale=1, stop=10, digits=15)
+        >>> run.beta.shape, run.digits >= 15, run.success
+        ((1, 2), True, True)
+
+        ```
     """
 
     neg_log_loss: np.ndarray

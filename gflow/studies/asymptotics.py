@@ -24,7 +24,17 @@ from ..precise.exact import rational
 
 
 def ladder(inputs: int) -> list[list[str]]:
-    """One sample (1, 1/2, 3/4, 7/8, ...): coordinates that are ever more nearly as good as the first."""
+    """One sample (1, 1/2, 3/4, 7/8, ...): coordinates that are ever more nearly as good as the first.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies import asymptotics
+        >>> asymptotics.ladder(4)
+        [['1', '1/2', '3/4', '7/8']]
+
+        ```
+    """
     return [["1", *(f"{2**k - 1}/{2**k}" for k in range(1, inputs))]]
 
 
@@ -120,6 +130,16 @@ def frozen_multipliers(
 
     **Returns:** a Dataset over (scale, mu, sample): `multipliers` as decimal strings and `multipliers_float`, `change`
     (relative to the save before), and over (mu, sample) `limit`.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies import asymptotics
+        >>> ds = asymptotics.frozen_multipliers([[1, 2], [2, -1]], [1, 1], scales=[100], mu=["1/10"], digits=15)
+        >>> float(abs(ds.multipliers_float[0, 0] - ds.limit[0]).max()) < 1e-4
+        True
+
+        ```
     """
     mus = [rational(v, "mu") for v in mu]
     tables, texts, verified = [], [], []

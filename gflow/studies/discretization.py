@@ -24,11 +24,11 @@ from .. import metrics, observe
 from ..clocks import TimeClock
 from ..descent import gradient_descent
 from ..losses import AbstractLoss, Square
+from ..metrics.spectra import loss_gradient
 from ..models import MatrixFactorization
 from ..modified import modified
 from ..solve import gradient_flow
-from ..spectra import loss_gradient
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, panels
 from .report import Claim, Part, Study
 
 _SUM = Square(reduction="sum")

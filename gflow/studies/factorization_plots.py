@@ -1,16 +1,10 @@
-"""Figures of the factorization study: Dataset in, matplotlib figure out. Colours are Okabe and Ito's."""
+"""Figures of the factorization study: Dataset in, matplotlib figure out."""
 
 from typing import Any
 
 import xarray as xr
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-
-
-def panels(count: int, width: float = 4.2) -> Any:
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(1, count, figsize=(width * count, 3.6), layout="constrained", squeeze=False)
+from .figures import COLOURS, panels
 
 
 def eigenvalues(ds: xr.Dataset) -> Any:

@@ -1,7 +1,8 @@
 """Implicit bias in two-layer leaky ReLU networks on nearly orthogonal data, output weights fixed.
 
 Frei, Vardi, Bartlett, Srebro and Hu 2023 (arXiv 2210.07082), and Kou, Chen and Gu 2023 (arXiv 2310.18935). The flow and
-its limit are in `leaky_relu_flow`, gradient descent from random weights in `leaky_relu_descent`.
+its limit are in `leaky_relu_flow`, gradient descent from random weights in `leaky_relu_descent`,
+for the samples that `leaky_relu_span` makes and in their span.
 """
 
 from . import leaky_relu_descent, leaky_relu_flow

@@ -1,9 +1,5 @@
 """The parts of the leaky ReLU study on gradient descent from random weights: stable rank from the first step on.
 
-Descent moves only the part of the weights in the span of the samples: with X = Z B^T, B (d, r) orthonormal and r =
-min(n, d), the network on inputs Z with weights W B makes the same steps, and W W^T = (W B)(W B)^T + K with K, what W
-has orthogonal to the span, constant. So a run costs m x n numbers whatever d is (`in_span`).
-
 Frei et al. 2023 (arXiv 2210.07082): a smooth leaky ReLU, output weights +-1/sqrt(m); from weights that are small enough
 one step reduces the stable rank to a constant, and it stays small. Kou, Chen and Gu 2023 (arXiv 2310.18935): leaky ReLU
 as it is and ReLU; of leaky ReLU each of the two blocks of neurons of one output sign tends to stable rank one, and all
@@ -11,94 +7,23 @@ margins become equal.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
-from scipy.sparse.linalg import eigsh
 
 from ..clocks import LossClock
 from ..descent import gradient_descent
 from ..losses import Logistic
 from ..models import TwoLayerNetwork
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, MARKERS, panels
 from .leaky_relu_flow import closed_form
+from .leaky_relu_span import glorot, in_span, mixture, SmoothLeakyNetwork, Span, stable_rank
 from .report import Claim, Part
 
 SLOPE, WIDTH, SAMPLES = 0.1, 512, 100
-MARKERS = ("o", "s", "^", "D")
-
-
-class SmoothLeakyNetwork(eqx.Module):
-    """f(x) = sum_j output_j phi(hidden_j . x), phi(z) = slope z + (1 - slope) log((1 + e^z) / 2), output fixed.
-
-    phi' lies in [slope, 1] and |phi''| <= (1 - slope) / 4.
-    """
-
-    hidden: Float[Array, "m d"]
-    output: Float[Array, " m"]
-    slope: float = eqx.field(static=True)
-
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        z = self.hidden @ x
-        return jax.lax.stop_gradient(self.output) @ (
-            self.slope * z + (1.0 - self.slope) * (jax.nn.softplus(z) - np.log(2.0))
-        )
-
-
-class Span(NamedTuple):
-    """A problem in the span of its samples: inputs Z (n, r), weights W B (m, r), and K (m, m), the Gram matrix of the
-    part of W orthogonal to the span."""
-
-    inputs: np.ndarray
-    weights: np.ndarray
-    outside: np.ndarray
-
-
-def in_span(hidden: np.ndarray, X: np.ndarray) -> Span:
-    """The same descent in min(n, d) dimensions.
-
-    !!! example
-
-        ```python
-        >>> import numpy as np
-        >>> from gflow.studies import leaky_relu_descent
-        >>> W, X = np.array([[1.0, 2.0, 2.0]]), np.array([[2.0, 0.0, 0.0]])
-        >>> span = leaky_relu_descent.in_span(W, X)
-        >>> (span.inputs @ span.weights.T).tolist(), span.outside.tolist()
-        ([[2.0]], [[8.0]])
-
-        ```
-    """
-    basis, triangle = np.linalg.qr(X.T)
-    weights = hidden @ basis
-    rest = hidden - weights @ basis.T
-    return Span(triangle.T, weights, rest @ rest.T)
-
-
-def stable_rank(weights: np.ndarray, outside: np.ndarray) -> float:
-    """||W||_F^2 / ||W||_2^2 of the whole weights."""
-    gram = np.asarray(weights) @ np.asarray(weights).T + outside
-    if gram.shape[0] < 3:
-        return float(np.trace(gram) / np.linalg.eigvalsh(gram)[-1])
-    return float(np.trace(gram) / eigsh(gram, k=1, v0=np.ones(len(gram)), return_eigenvectors=False)[0])
-
-
-def mixture(n: int, d: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two Gaussian classes x = y mu e_1 + N(0, I), mu = d^0.26."""
-    y = np.where(np.arange(n) % 2, -1.0, 1.0)
-    X = rng.normal(size=(n, d))
-    X[:, 0] += y * d**0.26
-    return X, y
-
-
-def glorot(m: int, d: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of Glorot's uniform distribution, and output weights +-1/sqrt(m)."""
-    return rng.uniform(-1, 1, size=(m, d)) * np.sqrt(6 / (m + d)), rng.choice([-1.0, 1.0], size=m) / np.sqrt(m)
 
 
 def _network(kind: str, weights: np.ndarray, output: np.ndarray) -> Any:

@@ -25,6 +25,7 @@ from .. import limits
 from ..clocks import LogTimeClock, TimeClock
 from ..models import TwoLayerNetwork
 from ..solve import gradient_flow
+from .figures import COLOURS, MARKERS
 from .report import Claim, Part
 
 
@@ -233,7 +234,7 @@ def _scan_figure(ds: xr.Dataset) -> Any:
     edges = np.geomspace(ds.ratio.values.min(), ds.ratio.values.max() * 1.001, 24)
     middle = np.sqrt(edges[1:] * edges[:-1])
     bins = np.digitize(ds.ratio.values, edges) - 1
-    styles = zip(ds.slope.values, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("o", "s", "^", "D"), strict=True)
+    styles = zip(ds.slope.values, COLOURS, MARKERS, strict=False)
     for slope, colour, marker in styles:
         holds = ds.holds.sel(slope=slope).values
         share = np.array([holds[bins == b].mean() if np.any(bins == b) else np.nan for b in range(middle.size)])

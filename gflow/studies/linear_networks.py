@@ -20,7 +20,7 @@ from ..losses import Exponential, Square
 from ..models import MatrixFactorization
 from ..solve import gradient_flow
 from ..solvers import LogRadau
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, panels
 from .report import Claim, Part
 
 STRUCTURES = ("fully connected", "diagonal", "convolutional")

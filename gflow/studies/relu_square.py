@@ -20,6 +20,7 @@ from mpmath import mp, mpf
 
 from ..models import ReLUNeuron, TwoLayerNetwork
 from . import relu_square_norms as norms
+from .figures import COLOURS
 from .relu_square_exact import follow, refine
 from .relu_square_norms import flow
 from .report import Claim, Part, Study
@@ -159,7 +160,7 @@ def _impossibility_figure(ds: xr.Dataset) -> Any:
 
     figure, axes = plt.subplots(1, ds.sizes["set"], figsize=(10, 3.8), layout="constrained")
     for k, ax in enumerate(axes):
-        for i, (colour, dash) in enumerate((("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."))):
+        for i, (colour, dash) in enumerate(zip(COLOURS, ("-", "--", "-."), strict=False)):
             ax.plot(ds.save[1:], ds.path[k, 1:, i], dash, color=colour, label=rf"$w_{i + 1}$")
         ax.axvline(float(ds.time_exact[k]), color="black", lw=0.8, ls=":", label=r"$x_3$ falls silent")
         ax.axhline(0.0, color="0.7", lw=0.8)

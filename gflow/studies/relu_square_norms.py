@@ -12,6 +12,7 @@ from ..clocks import LossClock, TimeClock
 from ..losses import Square
 from ..models import ReLUNeuron
 from ..solve import gradient_flow
+from .figures import COLOURS, MARKERS
 from .relu_square_exact import follow
 from .report import Claim
 
@@ -222,7 +223,7 @@ def figure(ds: xr.Dataset) -> Any:
     import matplotlib.pyplot as plt
 
     picture, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    styles = zip(ds.d.values, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("o", "s", "^", "D"), strict=False)
+    styles = zip(ds.d.values, COLOURS, MARKERS, strict=False)
     for d, colour, marker in styles:
         one = ds.ratio.sel(d=d)
         values = np.sort(one.where(ds.searched == 0).dropna("set").values)

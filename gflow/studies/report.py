@@ -34,6 +34,15 @@ class Claim(NamedTuple):
     """What is claimed, what it predicts, what was measured, and whether that agrees.
 
     `note` is the condition with which the claim holds, or what it fails on.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies.report import Claim
+        >>> Claim.close("22/7 for pi", 3.141592653589793, 22 / 7, 1e-2).holds
+        True
+
+        ```
     """
 
     text: str
@@ -95,6 +104,18 @@ class Part(NamedTuple):
     - `claims(ds)`: the claims that it decides. `figures`: names and functions of the Dataset that return a figure.
     - `tables`: captions and functions of the Dataset that return a pandas DataFrame.
     - `pages`: names and functions of the Dataset that return the text of an HTML file, to which the study's page links.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies.report import Claim, Part
+        >>> import xarray as xr
+        >>> compute = lambda quick, report: xr.Dataset({"pi": 22 / 7})
+        >>> part = Part("pi", "22/7 for pi", compute, lambda ds: [Claim.close("pi", 3.141592653589793, ds.pi, 1e-2)])
+        >>> part.claims(part.compute(True, print))[0].holds
+        True
+
+        ```
     """
 
     name: str
@@ -107,6 +128,19 @@ class Part(NamedTuple):
 
 
 class Study(NamedTuple):
+    """A paper: the `name` that `gflow reproduce` takes, `title`, `source` and `summary` of its page, and its parts.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies.report import load
+        >>> study = load("leaky-relu")
+        >>> [part.name for part in study.parts][-2:]
+        ['directions', 'digits']
+
+        ```
+    """
+
     name: str
     title: str
     source: str
@@ -118,6 +152,15 @@ def load(name: str) -> Study:
     """The study of that name.
 
     **Raises:** `ValueError` for a name that is not in `STUDIES`.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies.report import load
+        >>> load("wide-networks").name
+        'wide-networks'
+
+        ```
     """
     if name not in STUDIES:
         raise ValueError(f"there is no study {name!r}; choose among {', '.join(STUDIES)}, or all.")
@@ -139,6 +182,19 @@ def reproduce(
     - `progress`: called as `progress(part, fraction of the study)`.
 
     **Returns:** the claims, with their verdicts.
+
+    !!! example
+
+        ```python
+        >>> import pathlib, tempfile
+        >>> from gflow.studies.report import load, reproduce
+        >>> study = load("leaky-relu")._replace(parts=())  # the head of its page alone
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     claims = reproduce(study, folder, quick=True)
+        ...     claims, sorted(path.name for path in pathlib.Path(folder).iterdir())
+        ([], ['leaky-relu', 'leaky-relu.html'])
+
+        ```
     """
     folder = Path(out) / study.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +220,17 @@ def reproduce(
 
 
 def verdict(claim: Claim) -> str:
-    """Holds, holds with the condition that ..., fails on ..., or does not hold."""
+    """Holds, holds with the condition that ..., fails on ..., or does not hold.
+
+    !!! example
+
+        ```python
+        >>> from gflow.studies.report import Claim, verdict
+        >>> verdict(Claim.at_most("22/7 is not above pi", 3.141592653589793, 22 / 7))
+        'does not hold'
+
+        ```
+    """
     if claim.holds:
         return f"holds with the condition that {claim.note}" if claim.note else "holds"
     return f"fails on {claim.note}" if claim.note else "does not hold"

@@ -25,7 +25,7 @@ from ..models import MatrixFactorization
 from ..solve import gradient_flow
 from ..solvers import LogRadau
 from ..status import Status
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, panels
 from .report import Claim, Part
 
 _SUM = Square(reduction="sum")

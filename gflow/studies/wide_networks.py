@@ -28,7 +28,7 @@ from ..limits import l2_max_margin
 from ..losses import Logistic
 from ..models import LinearModel, TwoLayerNetwork
 from ..solve import gradient_flow
-from .factorization_plots import COLOURS, panels
+from .figures import COLOURS, panels
 from .report import Claim, Part, Study
 
 # Steps of descent times log(1 / loss) at the end of a leg; a quarter of what agrees with the flow to 1e-3.
@@ -279,7 +279,7 @@ def _width_figure(ds: xr.Dataset) -> Any:
     figure, axes = panels(3)
     left, middle, right = axes[0]
     for k, width in enumerate(ds.width.values):
-        colour = (*COLOURS, "#56B4E9")[k]
+        colour = COLOURS[k]
         left.plot(ds.gamma, ds.both[k, 0], marker="os^Dv"[k], ms=4, color=colour, label=f"width {width}")
         middle.plot(ds.far, 1 - ds.output[k, 0] / ds.quadratic[k, 0], marker="os^Dv"[k], ms=4, color=colour,
                     label=f"width {width}")  # fmt: skip

@@ -5,29 +5,26 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
-import re
-from collections.abc import Callable, Iterator
-from typing import Any, TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
 
-from ..solve import measure
+from ..run import measure
+from .digest import computation
 from .models import program
+from .probes import Probes
 from .problem import Problem
-
-if TYPE_CHECKING:
-    from .probes import Probes
 
 # With other versions the digits may differ in the last place.
 VERSIONS = ("gflow", "jax", "jaxlib", "equinox", "diffrax", "numpy")
 _EXACT_VERSIONS = ("gflow", "mpmath", "python-flint", "numpy")
 
 
-def attributes(problem: Problem, probes: "Probes") -> dict[str, Any]:
+def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
     """Attributes of the result. Its make_model is known again by the numbers in models all over the grid, by what
     models of every form compute, and by its program where it is compiled."""
     model = probes.models[0][1]
@@ -94,43 +91,36 @@ def _text(tree: Any) -> str:
     return " ".join(eqx.tree_pformat(tree, short_arrays=False, width=10_000).split())
 
 
-def numbers_of(model: Any) -> bytes:
-    """A hash of the numbers in a model."""
-    if isinstance(model, dict):
-        return hashlib.sha256(str(sorted(model.items())).encode()).digest()
-    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array))
-    return hashlib.sha256(b"".join(map(_bytes, leaves))).digest()
-
-
-def _hash_models(problem: Problem, probes: "Probes") -> str:
+def _hash_models(problem: Problem, probes: Probes) -> str:
     """Of the numbers in models and of what they compute."""
     digest = hashlib.sha256(b"".join(probes.numbers))
     for point, model in probes.models:
         if isinstance(model, dict):
             continue
-        digest.update(_computation(model, np.asarray(problem.data[problem.data_index(point)][0][0], float)))
+        x = jnp.asarray(problem.data[problem.data_index(point)][0][0], float)
+        digest.update(computation(lambda model, x: model(x), model, x))
         if problem.traced:
             make, columns = program(problem, point)
             # Where it cannot be traced models are made one by one.
             with contextlib.suppress(Exception):
-                digest.update(_computation(make, *columns))
+                digest.update(computation(make, *columns))
     return digest.hexdigest()
 
 
 def _hash_losses(problem: Problem) -> str:
     """Of what losses compute: the text of one of the user's own does not say it."""
     f = y = np.ones(2)
-    told = lambda loss: _computation(lambda f, y: (loss.neg_log(f, y), loss.weights(f, y)), f, y)
+    told = lambda loss: computation(lambda f, y: (loss.neg_log(f, y), loss.weights(f, y)), f, y)
     return hashlib.sha256(b"".join(map(told, problem.losses))).hexdigest()
 
 
-def _hash_metrics(problem: Problem, probes: "Probes") -> str:
+def _hash_metrics(problem: Problem, probes: Probes) -> str:
     digest = hashlib.sha256()
     for name, metric in problem.metrics.items():
         digest.update(name.encode())
         for point, model in probes.models:
             X, y = problem.data[problem.data_index(point)]
-            digest.update(_computation(functools.partial(metric_of, metric), model, X, y))
+            digest.update(computation(functools.partial(metric_of, metric), model, X, y))
     return digest.hexdigest()
 
 
@@ -138,25 +128,3 @@ def metric_of(metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
     """A metric of one model, called as `gradient_flow` calls it."""
     models = jax.tree.map(lambda v: v[None] if eqx.is_array(v) else v, model)
     return measure({"": metric}, models, jnp.asarray(X, float), jnp.asarray(y, float))[""][0]
-
-
-def _computation(function: Callable, *inputs: Any) -> bytes:
-    """A function as JAX sees it: what it computes, and the constants in it and in the functions that it calls."""
-    traced, *_ = eqx.filter_make_jaxpr(function)(*inputs)
-    return re.sub(r"0x[0-9a-f]+", "", str(traced)).encode() + b"".join(map(_bytes, _constants(traced)))
-
-
-def _constants(part: Any) -> Iterator[Any]:
-    if isinstance(part, ClosedJaxpr):
-        yield from part.consts
-        for equation in part.jaxpr.eqns:
-            yield from _constants(tuple(equation.params.values()))
-            yield from (v.val for v in equation.invars if isinstance(v, Literal) and np.ndim(v.val))
-    elif isinstance(part, tuple | list):
-        for inner in part:
-            yield from _constants(inner)
-
-
-def _bytes(array: Any) -> bytes:
-    keys = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(array) if keys else array).tobytes()

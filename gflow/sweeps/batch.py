@@ -32,15 +32,26 @@ def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], di
     failures: dict[int, str] = {}
     for group in groups(problem, points, failures):
         got = jax.device_get(_flows(problem, group.models, points[group.rows]))
-        for variable in problem.variables:
-            if variable.name in got:
-                found = got[variable.name][: len(group.rows)]
-                # Smaller where other points have more (data sets of several dimensions, say).
-                inner = tuple(slice(0, n) for n in found.shape[1:])
-                values[variable.name][(group.rows, *inner)] = found
+        found = {v.name: got[v.name][: len(group.rows)] for v in problem.variables if v.name in got}
+        if wrong := _too_large(problem, found):
+            failures.update(dict.fromkeys(group.rows.tolist(), wrong))
+            continue
+        for name, value in found.items():
+            # Smaller where other points have more (data sets of several dimensions, say).
+            inner = tuple(slice(0, n) for n in value.shape[1:])
+            values[name][(group.rows, *inner)] = value
     values["status"][list(failures)] = int(Status.no_model)
     shaped = {v.name: values[v.name].reshape(*chunk.shape, *v.shape) for v in problem.variables}
     return shaped, {problem.describe(points[row]): text for row, text in failures.items()}
+
+
+def _too_large(problem: Problem, found: dict[str, np.ndarray]) -> str:
+    """What does not fit into the result, whose shapes come from points that were looked at first; empty if all does."""
+    for variable in problem.variables:
+        shape = found[variable.name].shape[1:] if variable.name in found else ()
+        if len(shape) > len(variable.shape) or any(n > m for n, m in zip(shape, variable.shape, strict=False)):
+            return f"ValueError: {variable.name} has shape {shape}, and the result has room for {variable.shape}"
+    return ""
 
 
 def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:

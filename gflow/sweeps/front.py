@@ -128,7 +128,7 @@ def sweep(
         digits=digits,
         batching=batching,
     )
-    sink = InMemory(layout) if store is None else _opened(Path(store).expanduser(), layout)
+    sink = InMemory(layout) if store is None else _opened(store, layout)
     left = [chunk for chunk in cut(layout.shape, layout.chunk) if not sink.holds(chunk)]
     if left and isinstance(sink, OnDisk):
         sink.require_versions()
@@ -139,7 +139,13 @@ def sweep(
     return sink.dataset()
 
 
-def _opened(path: Path, layout: Layout) -> OnDisk:
+def _opened(store: str | os.PathLike[str], layout: Layout) -> OnDisk:
+    try:
+        path = Path(store).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"store must be the path of a folder, not {store!r}: {error}") from error
+    if path.resolve() == Path.cwd():
+        raise ValueError(f"store must be a folder of its own, not {store!r}, the folder that this process is in.")
     if importlib.util.find_spec("zarr") is None or importlib.util.find_spec("google_crc32c") is None:
         raise ImportError("store needs zarr 3 and google-crc32c; install gflow[sweep].")
     return OnDisk(path, layout)

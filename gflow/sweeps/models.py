@@ -2,6 +2,7 @@
 
 Where a traced make_model gives the same model as a called one (`traceable`), it is compiled once and called on arrays
 of scales and seeds. Where it does not (it draws from NumPy, say, or decides by the value), models are made one by one.
+The two are compared again in every chunk: integers that are exact in Python overflow in arrays.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,13 @@ def traceable(problem: Problem) -> tuple[str, ...]:
     made = problem.make_model(**problem.arguments(first))
     names = [a.name for a in problem.axes if a.numeric and a.name not in OWN]
     names = tuple(name for name in names if _same_traced(problem, first, (name,), made))
-    return names if names and _compile(problem, first, names) is not None else ()
+    if not names or not _same_traced(problem, first, names, made):
+        return ()
+    # The first, the middle and the last value of every axis.
+    places = [(0, len(axis) // 2, len(axis) - 1) if axis.name in names else () for axis in problem.axes]
+    points = np.array(sorted({(*first[:a], k, *first[a + 1 :]) for a, ks in enumerate(places) for k in ks}))
+    traced = eqx.filter_jit(eqx.filter_vmap(_maker(problem, first, names)))(*_columns(problem, names, points))
+    return names if _as_called(problem, points, traced) else ()
 
 
 def _same_traced(problem: Problem, index: Sequence[int], names: tuple[str, ...], made: Any) -> bool:
@@ -57,8 +64,10 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
     make = _compiled(problem, fixed.pop()) if len(fixed) == 1 else None
     if make is not None:
         padded = np.concatenate([points, np.repeat(points[-1:], max(problem.batch - len(points), 0), axis=0)])
-        yield Group(np.arange(len(points)), make(*_columns(problem, problem.traced, padded)))
-        return
+        models = make(*_columns(problem, problem.traced, padded))
+        if _finite(models) and _as_called(problem, points, models, _outermost(problem, points)):
+            yield Group(np.arange(len(points)), models)
+            return
     found: dict[Any, list[tuple[int, Any]]] = {}
     for row, point in enumerate(points):
         try:
@@ -105,28 +114,46 @@ def _columns(problem: Problem, names: tuple[str, ...], points: np.ndarray) -> li
 def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     """A compiled make_model at these values of the axes that are not traced, if there is one."""
     if problem.traced and index not in problem.compiled:
-        problem.compiled[index] = _compile(problem, index, problem.traced)
+        problem.compiled[index] = _compile(problem, index)
     return problem.compiled.get(index)
 
 
-def _compile(problem: Problem, index: tuple[int, ...], names: tuple[str, ...]) -> Callable | None:
-    """make_model compiled for arrays of the arguments `names`, if it gives what it gives when called: at `index` (first
-    values of `names`), and at the middle and the end of each of these axes."""
-    places = [(0, len(axis) // 2, len(axis) - 1) if axis.name in names else () for axis in problem.axes]
-    points = sorted({index, *((*index[:a], k, *index[a + 1 :]) for a, ks in enumerate(places) for k in ks)})
+def _compile(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     try:
-        called = [problem.make_model(**problem.arguments(point)) for point in points]
+        made = problem.make_model(**problem.arguments(index))
     except Exception:
         return None
-    if any(structure(model) != structure(called[0]) for model in called):
+    if not _same_traced(problem, index, problem.traced, made):
         return None
-    if not _same_traced(problem, index, names, called[0]):
-        return None
-    make = eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, names)))
-    filled = np.array(points + points[-1:] * (problem.batch - len(points)))
-    traced = eqx.filter(make(*_columns(problem, names, filled)), eqx.is_array)
-    traced = jax.tree.map(lambda leaf: leaf[: len(points)], traced)
-    return make if _close(_stack(called), traced) else None
+    return eqx.filter_jit(eqx.filter_vmap(_maker(problem, index, problem.traced)))
+
+
+def _as_called(problem: Problem, points: np.ndarray, traced: Any, rows: Sequence[int] | None = None) -> bool:
+    """Whether make_model, called at `points` (at `rows` of them), gives what it gave as a program."""
+    rows = range(len(points)) if rows is None else rows
+    try:
+        called = [problem.make_model(**problem.arguments(points[row])) for row in rows]
+    except Exception:
+        return False
+    chosen = lambda k: jax.tree.map(lambda leaf: leaf[rows[k]] if eqx.is_array(leaf) else leaf, traced)
+    return all(structure(m) == structure(chosen(k)) and _close(m, chosen(k)) for k, m in enumerate(called))
+
+
+def _outermost(problem: Problem, points: np.ndarray) -> list[int]:
+    """Rows of a chunk, which is a box: its corners of the largest and of the least values that are traced."""
+    ends = []
+    for pick in (np.argmax, np.argmin):
+        corner = points[0].copy()
+        for k, axis in enumerate(problem.axes):
+            if axis.name in problem.traced:
+                corner[k] = points[pick(np.abs(axis.labels[points[:, k]])), k]
+        ends += np.flatnonzero((points == corner).all(axis=1)).tolist()[:1]
+    return sorted(set(ends))
+
+
+def _finite(models: Any) -> bool:
+    """What is not finite may be what a called make_model refuses."""
+    return all(bool(np.all(np.isfinite(leaf))) for leaf in jax.tree.leaves(models) if eqx.is_inexact_array(leaf))
 
 
 def program(problem: Problem, point: tuple[int, ...]) -> tuple[Callable, list[Any]]:

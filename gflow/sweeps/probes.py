@@ -1,11 +1,13 @@
 """Models made before anything runs: forms and sizes are learnt of them, and by them a sweep is known again.
 
 Probes are made along every axis at the first values of the others and, where models off the axes may be something else,
-at points all over the grid.
+all over the grid: everywhere if they are of several forms and not too many, at some points else.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +17,12 @@ import numpy as np
 from .. import validate
 from . import exact
 from .alike import structure
-from .attributes import numbers_of
-from .axes import Axis, OWN
+from .axes import Axis
+from .digest import numbers_of
 from .problem import Problem
 
-# How many models off the axes are made.
-_SCATTERED = 32
+# How many models are made off the axes: at most so many if forms differ, else so many.
+_EVERYWHERE, _SCATTERED = 4096, 32
 
 
 @dataclass
@@ -67,7 +69,7 @@ def probe(problem: Problem) -> Probes:
         probes.models.append((first, model))
         probes.numbers.append(numbers_of(model))
         met.add(_form(problem, first, model))
-    for point in _scattered(problem):
+    for point in _elsewhere(problem, several=len(met) > 1):
         with contextlib.suppress(Exception):
             model = problem.make_model(**problem.arguments(point))
             if (form := _form(problem, point, model)) not in met:
@@ -109,11 +111,13 @@ def _along(axes: Sequence[Axis]) -> Iterator[tuple[int, ...]]:
             yield tuple(k if other is axis else 0 for other in axes)
 
 
-def _scattered(problem: Problem) -> Iterator[tuple[int, ...]]:
-    """Points all over the grid, unless all models are made by one program."""
-    own = [axis.name for axis in problem.axes if axis.name not in OWN]
-    if len(own) < 2 or set(own) <= set(problem.traced):
-        return
+def _elsewhere(problem: Problem, several: bool) -> Iterable[tuple[int, ...]]:
+    """Points off the axes, unless all models are made by one program."""
+    fixed = (*problem.traced, "rtol", "loss")
+    lengths = [1 if axis.name in fixed else len(axis) for axis in problem.axes]
+    if sum(n > 1 for n in lengths) < (1 if problem.traced else 2):
+        return []
+    if several and math.prod(lengths) <= _EVERYWHERE:
+        return itertools.product(*map(range, lengths))
     lengths = [len(axis) for axis in problem.axes]
-    for point in np.random.default_rng(0).integers(0, lengths, (_SCATTERED, len(lengths))):
-        yield tuple(map(int, point))
+    return (tuple(map(int, p)) for p in np.random.default_rng(0).integers(0, lengths, (_SCATTERED, len(lengths))))

@@ -1,5 +1,6 @@
 """All that says what a point of the sweep is. It travels to the workers."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ class Variable:
 
 
 def _takes(function: Callable, name: str) -> bool:
+    if isinstance(function, functools.partial) and name in function.keywords:
+        return False
     try:
         return name in inspect.signature(function).parameters
     except (TypeError, ValueError):

@@ -15,9 +15,10 @@ import xarray as xr
 from jaxtyping import Float
 
 from ... import limits
+from ..figures import COLOURS
 from ..report import Claim, Part
 from .accuracy import excess
-from .problems import COLOURS, flows, ignore, relative, Report, SAVES, separable
+from .problems import flows, ignore, relative, Report, SAVES, separable
 
 # Sets whose flows come near the l1 vertex and leave it, and one (3) with poor vertices at small scales.
 SETS = (33, 11, 3)

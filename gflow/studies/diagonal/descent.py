@@ -12,8 +12,9 @@ import xarray as xr
 from ...clocks import LossClock
 from ...descent import gradient_descent
 from ...models import DiagonalNetwork
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, relative, Report, SAVES, separable, slopes
+from .problems import flows, ignore, relative, Report, SAVES, separable, slopes
 
 KINDS = ("plain", "divided by the loss")
 POINTS = SAVES // 2

@@ -17,8 +17,9 @@ from scipy.optimize import linprog
 from scipy.special import logsumexp
 
 from ... import limits
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, relative, Report, SAVES, separable
+from .problems import flows, ignore, relative, Report, SAVES, separable
 
 # log phi'' of the potentials; the hyperbolic entropy is that of depth 2 from alpha = 1, of which 1/phi'' is a multiple.
 POTENTIALS = {

@@ -24,8 +24,9 @@ from scipy.optimize import linprog
 from ...clocks import TimeClock
 from ...losses import Square
 from ...solve import gradient_flow
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, relative, Report, SAVES
+from .problems import flows, ignore, relative, Report, SAVES
 
 N, DIM = 4, 6
 
@@ -275,8 +276,20 @@ def shape_claims(ds: xr.Dataset) -> list[Claim]:
     ]  # fmt: skip
 
 
+def draw_shapes(ds: xr.Dataset) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
+    ax.semilogx(ds.ratio, ds.l1, MARKERS[0] + "-", color=COLOURS[0], label=r"limit of the flow, $ab=0.01$")
+    for name, line, text in (("least_l1", "--", r"least $\ell_1$ norm"), ("l2_l1", ":", r"least $\ell_2$ norm")):
+        ax.axhline(ds.attrs[name], color="0.3", ls=line, lw=1, label=text)
+    ax.set(xlabel="$a/b$, sizes of the two layers", ylabel=r"$\ell_1$ norm of the limit")
+    ax.legend(fontsize=8)
+    return figure
+
+
 PARTS = (
     Part("square-loss", "Square loss: interpolation at the least potential, and its distance to the least l1 norm",
          limits_of_square, square_claims, {"square-loss": draw_square}),
-    Part("shape", "Layers of different size", shapes, shape_claims),
+    Part("shape", "Layers of different size", shapes, shape_claims, {"shape": draw_shapes}),
 )  # fmt: skip

@@ -12,8 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from ... import limits
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, relative, Report, SAVES, separable
+from .problems import flows, ignore, relative, Report, SAVES, separable
 
 MUS = np.geomspace(1e2, 1e-4, SAVES)
 # alpha^D of the flows that decide between the two; errors of the limit are some 1 / POWER.
@@ -201,9 +202,31 @@ def shape_table(ds: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def draw_shapes(ds: xr.Dataset) -> Any:
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
+    known = ds.largest.notnull()
+    share = ((ds.largest > APART) & known).sum("set") / known.sum("set")
+    for j, depth in enumerate(ds.depth.values):
+        for i, size in enumerate(ds["size"].values):
+            one = np.maximum(np.sort(ds.largest.sel(size=size, depth=depth).dropna("set").values), 1e-10)
+            place = i + 0.4 * (j - 0.5) + np.linspace(-0.12, 0.12, one.size)
+            label = f"D = {depth}" if i == 0 else None
+            ax.semilogy(place, one, MARKERS[j], ms=3, color=COLOURS[j], mfc="none", label=label)
+            ax.text(i + 0.4 * (j - 0.5), 2.0, f"{float(share[i, j]):.0%}", ha="center", fontsize=8, color=COLOURS[j])
+    ax.axhline(APART, color="0.4", lw=0.8, ls=":", label=f"{APART:g}: differs (shares at the top)")
+    ax.set(xlabel="samples and inputs", ylabel="largest difference of the limits\n(path, $Q_\\mu$), relative")
+    ax.set_ylim(5e-11, 6)
+    ax.set_xticks(range(ds.sizes["size"]), [str(v).replace(", ", "\n") for v in ds["size"].values], fontsize=8)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 PARTS = (
     Part("random-sets", "Irreversibility: how often and how much, on random data", random_sets, random_claims,
          {"irreversibility": draw_random}, {"Difference of the irreversible path and Q_μ": how_often}),
-    Part("data-shapes", "Irreversibility for other numbers of samples and inputs", shapes, shape_claims, {},
+    Part("data-shapes", "Irreversibility for other numbers of samples and inputs", shapes, shape_claims,
+         {"data-shapes": draw_shapes},
          {"Random data, both limits compared from μ = 100 to 1e-4": shape_table}),
 )  # fmt: skip

@@ -11,8 +11,9 @@ import xarray as xr
 
 from ... import limits
 from ...losses import Exponential, Logistic
+from ..figures import COLOURS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, relative, Report, SAVES, separable, slopes
+from .problems import flows, ignore, relative, Report, SAVES, separable, slopes
 
 LOSSES = {"exponential": Exponential(), "logistic": Logistic()}
 

@@ -14,8 +14,6 @@ from ...solve import gradient_flow
 from ...solvers import LogRadau
 from ...status import Status
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's
-MARKERS = ("o", "s", "^", "D", "v", "P")
 # Every flow of the study is saved at so many points, so that all parts share the compiled programs.
 SAVES = 48
 

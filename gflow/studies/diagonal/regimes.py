@@ -18,8 +18,9 @@ import xarray as xr
 from ... import limits
 from ...models import LinearModel
 from ...solve import gradient_flow
+from ..figures import COLOURS, MARKERS
 from ..report import Claim, Part
-from .problems import COLOURS, flows, ignore, MARKERS, relative, Report, SAVES, separable, slopes
+from .problems import flows, ignore, relative, Report, SAVES, separable, slopes
 
 # Multipliers along mu are monotone for the first set; samples leave in the others.
 SETS = (3, 37, 33)

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 
 from ...descent import gradient_descent
 from ...losses import Square
+from ..figures import COLOURS
 from ..report import Claim, Part
-from .problems import COLOURS, ignore, Report
+from .problems import ignore, Report
 
 LOSS = Square()
 DIM, SCALE, STEPS = 12, 0.1, 30_000

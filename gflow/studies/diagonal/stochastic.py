@@ -19,9 +19,10 @@ import numpy as np
 import xarray as xr
 from mpmath import mpf
 
+from ..figures import COLOURS
 from ..report import Claim, Part
 from .interpolation import least_potential, regression
-from .problems import COLOURS, ignore, relative, Report
+from .problems import ignore, relative, Report
 
 SCALE, ETA = 0.3, 0.1
 _END = 60.0

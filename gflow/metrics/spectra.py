@@ -1,7 +1,4 @@
-"""Spectra: singular values of a model's matrix, and extreme eigenvalues of the Hessian of the loss without forming it.
-
-Public as `gflow.metrics`.
-"""
+"""Spectra: singular values of a model's matrix, and extreme eigenvalues of the Hessian of the loss, never formed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .charts import descent_chart_of
-from .losses import AbstractLoss, Square
-from .models import DiagonalNetwork, MatrixFactorization
-from .solve import prepare
-from .validate import whole
+from ..charts import descent_chart_of
+from ..losses import AbstractLoss, Square
+from ..models import DiagonalNetwork, MatrixFactorization
+from ..run import prepare
+from ..validate import whole
 
 # Lanczos steps between two looks at the eigenvalues.
 _STRIDE = 10
@@ -99,7 +96,19 @@ def stable_rank(model: Any, *, of: Callable[[Any], Array] | None = None) -> Floa
 
 
 class HessianEnds(NamedTuple):
-    """The two ends of `hessian_ends`, and what each may be off by; as a metric, an array with a last axis of 4."""
+    """The two ends of `hessian_ends`, and what each may be off by; as a metric, an array with a last axis of 4.
+
+    !!! example
+
+        ```python
+        >>> import gflow, jax.numpy as jnp
+        >>> X, y, loss = jnp.diag(jnp.array([1.0, 3.0])), jnp.zeros(2), gflow.losses.Square(reduction="sum")
+        >>> ends = gflow.metrics.hessian_ends(gflow.models.LinearModel(2), X, y, loss=loss)
+        >>> round(float(ends.smallest), 6), round(float(ends.largest), 6)
+        (1.0, 9.0)
+
+        ```
+    """
 
     smallest: Float[Array, ""]
     largest: Float[Array, ""]

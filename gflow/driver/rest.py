@@ -1,0 +1,46 @@
+"""What a run that took ever smaller steps has come to: rest, a minimum, a plateau, or the end of float64."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..clocks import AbstractClock
+from ..flow import Flow
+from ..status import Status
+from .position import Position, Saves
+
+
+def conclude(
+    flow: Flow, position: Position, saves: Saves, clock: AbstractClock, targets: Float[Array, " S"]
+) -> tuple[Position, Saves]:
+    """Tell a flow that has come to rest from one that float64 cannot resolve. In time, one at its minimum or with a
+    velocity of exactly zero rests on."""
+    a = position.state[:-1]
+    outputs = flow.chart.outputs(a, flow.X)
+    stalled = position.status == Status.step_too_small
+    still = stalled & flow.at_rest(a)
+    settled = still | stalled & (flow.rate(a).gamma < 1e-6 * jnp.maximum(1.0, jnp.abs(position.gamma)))
+    floor, minimum = stalled & flow.at_floor(outputs), jnp.asarray(False)
+    if flow.chart.readout(a) is not None and flow.X.ndim == 2:
+        # The loss is convex in beta: a vanishing gradient there is the minimum, and not a saddle of the parameters.
+        pulls = flow.loss.weights(outputs, flow.y)[:, None] * flow.X
+        minimum = settled & (_norm(jnp.sum(pulls, axis=0)) <= 1e-6 * jnp.sum(jnp.abs(pulls)))
+    status = jnp.where(settled, Status.settled, position.status)
+    status = jnp.where(minimum, Status.minimum, status)
+    status = jnp.where(stalled & flow.outlasts_float64(a, position.log_time), Status.plateau, status)
+    status = jnp.where(floor, Status.residual_floor, status)
+    if not clock.counts_loss:
+        rests = minimum | floor | still
+        rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
+        status = jnp.where(rests, Status.success, status)
+        saves = Saves(
+            jnp.where(rest[:, None], a[None], saves.coordinates),
+            jnp.where(rest, position.gamma, saves.gamma),
+            jnp.where(rest, targets, saves.log_time),
+            jnp.where(rests, targets.shape[0], saves.filled),
+        )
+    return eqx.tree_at(lambda p: p.status, position, status), saves
+
+
+def _norm(v: Array) -> Array:
+    return jnp.sqrt(jnp.sum(v**2))
