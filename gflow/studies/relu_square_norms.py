@@ -131,13 +131,13 @@ def _embed(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class _Search(NamedTuple):
     """Random sets, how many of the best of them local searches start from, and the steps of each."""
 
-    count: int
+    sets: int
     starts: int
     steps: int
 
     @property
     def size(self) -> int:
-        return self.count + self.starts * (1 + self.steps)
+        return self.sets + self.starts * (1 + self.steps)
 
 
 _QUICK = _Search(100, 6, 800)
@@ -147,7 +147,7 @@ _FULL = (_QUICK, _Search(300, 12, 1500))
 
 def _search(rng: np.random.Generator, d: int, plan: _Search, before: Any, report: Callable) -> tuple:
     """All ratios that were found, the random sets, and the set of the largest ratio."""
-    sets = [_random_set(rng, d) for _ in range(plan.count)]
+    sets = [_random_set(rng, d) for _ in range(plan.sets)]
     found = [ratio(X, y, _STIFFEST) for X, y in sets]
     order = np.argsort(-np.nan_to_num(found))
     # From the largest random ones, and from the best of a dimension less.
@@ -167,7 +167,7 @@ def ratios(quick: bool, report: Callable) -> xr.Dataset:
     dimensions, plans = ((2, 3), (_QUICK,)) if quick else ((2, 3, 4, 5), _FULL)
     checks = 3 if quick else 4
     found = np.full((len(dimensions), sum(plan.size for plan in plans)), np.nan)
-    random = np.concatenate([np.arange(plan.size) < plan.count for plan in plans])
+    random = np.concatenate([np.arange(plan.size) < plan.sets for plan in plans])
     checked = np.full((len(dimensions), checks, 2), np.nan)
     tops = np.full((len(dimensions), 2 * dimensions[-1], dimensions[-1] + 1), np.nan)
     before: list = [None] * len(plans)
