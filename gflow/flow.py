@@ -82,6 +82,11 @@ class Flow(eqx.Module):
             return jnp.asarray(False)
         return jnp.linalg.norm(outputs - self.y) <= 1e-12 * jnp.linalg.norm(self.y)
 
+    def at_rest(self, a: Float[Array, " P"]) -> Bool[Array, ""]:
+        """Whether the velocity is zero, exactly."""
+        c = self.loss.weights(self.chart.outputs(a, self.X), self.y)
+        return self.chart.velocity(a, self.X, c).log_speed == -jnp.inf
+
     def outlasts_float64(self, a: Float[Array, " P"], log_time: Float[Array, ""]) -> Bool[Array, ""]:
         """Whether what relaxes fast at `a` has rested for so long that float64 cannot say how the rest moves."""
         return jnp.asarray(False)

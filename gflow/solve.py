@@ -20,7 +20,7 @@ from .graded import graded_flow
 from .kinks import loop as kinks_loop
 from .kinks.chart import piecewise_chart
 from .kinks.events import EventLog, join_logs
-from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope
+from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
 from .modified import ModifiedFlow
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
@@ -79,7 +79,8 @@ def gradient_flow(
     - `at_kink`: for models that declare their kinks (see `gflow.kinks`), how the flow goes on where that is not
       determined (a start on a kink that repels or at weights of zero, an output weight that passes through zero while
       its neuron slides): "leave", to the side that a smoothed activation selects; "stay"; or the slope of the
-      activation at zero, as a number. Events at which this made a difference have `unique=False`.
+      activation at zero, as a number. Events at which this made a difference have `unique=False`. Other models take
+      no choice but the default.
 
     **Returns:** a `Trajectory`.
 
@@ -88,8 +89,9 @@ def gradient_flow(
     is returned, with a status that says what happened.
 
     Works under `jax.jit`, `jax.vmap` and forward-mode differentiation (`jax.jvp`, `jax.jacfwd`; step sizes are held
-    fixed, as in Diffrax). Changing values of scale, data, stop or rtol does not recompile; changing shapes does, and
-    so does the first stiff run of a shape, which hands over to `LogRadau` (`solver=None`).
+    fixed, as in Diffrax). Models that declare their kinks cannot be differentiated, which raises: their events move
+    with the parameters. Changing values of scale, data, stop or rtol does not recompile; changing shapes does, and so
+    does the first stiff run of a shape, which hands over to `LogRadau` (`solver=None`).
 
     Source: rescaled time as in Lyu & Li 2020 (arXiv 1906.05890); see `gflow.flow` for the formulation.
 
@@ -109,6 +111,8 @@ def gradient_flow(
     validate.check_solver(solver)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
+    if not declared(model):
+        refuse_choice(model, at_kink)
     if declared(model):
         if eta is not None or observed is not None:
             raise ValueError(

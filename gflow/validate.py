@@ -55,12 +55,26 @@ def traced(*trees: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
+def check_array(name: str, value: Any) -> None:
+    """A rectangular array of real numbers."""
+    if traced(value):
+        return
+    try:
+        complex_ = np.iscomplexobj(value)
+    except ValueError:
+        raise ValueError(f"{name} must be a rectangular array of numbers, but its rows differ in length.") from None
+    if complex_:
+        raise ValueError(f"{name} must hold real numbers, not complex ones; stack real and imaginary parts.")
+
+
 def check_data(X: Any, y: Any, loss: Any) -> None:
     if not isinstance(loss, AbstractLoss):
         raise ValueError(
             f"loss must be a gflow loss such as gflow.losses.Exponential(), not {loss!r}; "
             "write its brackets."
         )
+    check_array("X", X)
+    check_array("y", y)
     arrays = isinstance(loss, Square)
     if np.ndim(X) < 2 or (np.ndim(y) != 1 and not (arrays and np.ndim(y))) or np.shape(X)[0] != np.shape(y)[0]:
         raise ValueError(

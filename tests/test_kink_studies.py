@@ -4,7 +4,7 @@ against."""
 import numpy as np
 import pytest
 
-from gflow.studies import report, wide_networks as wide
+from gflow.studies import relu_square_norms as norms, report, wide_networks as wide
 
 
 @pytest.mark.slow
@@ -12,6 +12,14 @@ from gflow.studies import report, wide_networks as wide
 def test_claims(name, tmp_path):
     claims = report.reproduce(report.load(name), tmp_path, quick=True)
     assert [claim.text for claim in claims if not claim.holds] == []
+
+
+def test_a_full_search_finds_no_less_than_a_quick_one(monkeypatch):
+    monkeypatch.setattr(norms, "_QUICK", norms._Search(6, 2, 10))
+    monkeypatch.setattr(norms, "_FULL", (norms._QUICK, norms._Search(4, 1, 5)))
+    monkeypatch.setattr(norms, "_by_flow", lambda X, y: np.nan)
+    quick, full = (norms.ratios(short, lambda share: None).ratio for short in (True, False))
+    assert np.array_equal(full.sel(d=quick.d)[:, : quick.shape[1]], quick, equal_nan=True)
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,26 @@ class Wrong(eqx.Module):
         return Wrong(layer.hidden, layer)
 
 
+class Leaky(Wrong):
+    """Of slope 0.3, which its claim need not be: on positive samples at positive weights nobody sees it."""
+
+    def __call__(self, x):
+        return jnp.sum(jax.nn.leaky_relu(self.W @ x, 0.3))
+
+    def with_hidden_layer(self, layer):
+        return Leaky(layer.hidden, layer)
+
+
+class Clipped(Wrong):
+    """Bends again at six, far from where it starts."""
+
+    def __call__(self, x):
+        return jnp.sum(jax.nn.relu6(self.W @ x))
+
+    def with_hidden_layer(self, layer):
+        return Clipped(layer.hidden, layer)
+
+
 class Committee(eqx.Module):
     W: jax.Array
 
@@ -229,8 +249,23 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=r"hidden_layer\(\) disagrees with the model"):
             gflow.gradient_flow(Wrong(jnp.asarray(W), claim), X, y, stop=30.0)
-    with pytest.raises(ValueError, match=r"a slope from 0\.1 to 1"):
-        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=0.05)
+    for own, slope in ((Leaky, 0.1), (Clipped, 0.0)):
+        up = jnp.asarray(0.01 + np.abs(W) / 100)
+        with pytest.raises(ValueError, match=r"outputs with other weights of either sign, by with_hidden_layer,"):
+            gflow.gradient_flow(own(up, HiddenLayer(up, jnp.ones(2), slope=slope, train_output=False)), X, y, stop=30.0)
+    for choice in (0.05, None, True, "right", [0.5], 0.5j):
+        with pytest.raises(ValueError, match=r"at_kink must be 'leave', 'stay' or a slope from 0\.1 to 1"):
+            gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, at_kink=choice)
+    for choice in ("stay", 0.5, None):
+        with pytest.raises(ValueError, match="for models that declare their kinks by hidden_layer"):
+            gflow.gradient_flow(gflow.models.LinearModel(2), X, y, stop=30.0, at_kink=choice)
+    for bad, reason in ((W + 1j, "real numbers, not complex ones"), ([[1.0, 2.0], [3.0]], "its rows differ in length")):
+        with pytest.raises(ValueError, match=f"hidden must .*{reason}"):
+            TwoLayerNetwork(bad, np.ones(2))
+        with pytest.raises(ValueError, match=f"weights must .*{reason}"):
+            ReLUNeuron(bad)
+        with pytest.raises(ValueError, match=f"X must .*{reason}"):
+            gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), bad, y, stop=30.0)
     with pytest.raises(ValueError, match="solver must be an explicit one"):
         gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), X, y, stop=30.0, solver=gflow.LogRadau())
     with pytest.raises(ValueError, match="must map one sample of shape"):
@@ -265,6 +300,48 @@ def test_biases_are_an_input_of_one():
     b = gflow.gradient_flow(model, flat, y, stop=gflow.decades(5))
     np.testing.assert_allclose(a.final.hidden, b.final.hidden[:, :2], atol=1e-12)
     np.testing.assert_allclose(a.final.bias, b.final.hidden[:, 2], atol=1e-12)
+
+
+def test_where_nothing_moves_the_flow_rests():
+    """A neuron that is off, as the loop leaves it where it died: in time it stays, and by the loss it has settled."""
+    dead, X, y = ReLUNeuron(-np.ones(1)), np.ones((1, 1)), -np.ones(1)
+    traj = gflow.gradient_flow(dead, X, y, stop=1.0, throw=False)
+    assert int(traj.status_code) == gflow.Status.stationary_start
+    stalled = eqx.tree_at(lambda p: p.status, traj.position, jnp.asarray(int(gflow.Status.step_too_small)))
+    for clock, status in ((gflow.LossClock(), gflow.Status.settled), (gflow.TimeClock(), gflow.Status.success)):
+        saves = gflow.driver.empty_saves(2, 1)
+        points = clock.inner(jnp.array([1.0, 2.0]))
+        end, saves = gflow.kinks.loop.conclude(traj.flow, stalled, saves, clock, points)
+        assert int(end.status) == status
+    np.testing.assert_allclose(saves.coordinates, -1.0, rtol=0)
+    np.testing.assert_allclose(saves.log_time, points, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_neuron_that_dies_rests():
+    """w' = -exp(w) from 1 comes to zero at 1 - 1 / e, and all is done: in time it rests, and by the loss it settles."""
+    start, X, y = ReLUNeuron(np.ones(1)), np.ones((1, 1)), -np.ones(1)
+    times = np.array([0.1, 0.5, 0.7, 5.0])
+    traj = gflow.gradient_flow(start, X, y, clock=gflow.TimeClock(), save=times)
+    assert traj.success and [event.kind for event in traj.events] == ["slide"]
+    assert np.exp(traj.events[0].log_time) == pytest.approx(1 - np.exp(-1), rel=1e-8)
+    np.testing.assert_allclose(traj.model.weights[:2, 0], -np.log(np.exp(-1) + times[:2]), rtol=1e-7)
+    np.testing.assert_allclose(traj.model.weights[2:, 0], 0.0, atol=1e-16)
+    np.testing.assert_allclose(traj.log_time, np.log(times), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_networks_that_die_settle_by_the_loss_and_rest_in_time():
+    rng = np.random.default_rng(9)
+    X, hidden, output = rng.normal(size=(3, 3)), rng.normal(size=(3, 3)) * 0.6, rng.normal(size=3)
+    y = np.sign(rng.normal(size=3))
+    model = TwoLayerNetwork(hidden, output, slope=0.0, train_output=False)
+    for clock, stop in ((gflow.TimeClock(), 6.0), (gflow.LogTimeClock(), 3.0), (gflow.LossClock(), 3.0)):
+        traj = gflow.gradient_flow(model, X, y, clock=clock, stop=stop, rtol=1e-11, throw=False)
+        np.testing.assert_allclose(jax.vmap(traj.final)(jnp.asarray(X)), 0.0, atol=1e-15)
+        assert int(traj.status_code) == (gflow.Status.settled if clock.counts_loss else gflow.Status.success)
+        if not clock.counts_loss:
+            assert float(traj.log_time[-1]) == pytest.approx(float(clock.inner(jnp.asarray(stop))), rel=1e-12)
 
 
 @pytest.mark.slow

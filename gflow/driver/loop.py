@@ -211,5 +211,3 @@ def advance(
 
 def _pick(condition: Any, yes: Any, no: Any) -> Any:
     return jax.lax.cond(condition, lambda: yes, lambda: no)
-
-

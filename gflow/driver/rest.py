@@ -13,11 +13,13 @@ from .position import Position, Saves
 def conclude(
     flow: Flow, position: Position, saves: Saves, clock: AbstractClock, targets: Float[Array, " S"]
 ) -> tuple[Position, Saves]:
-    """Tell a flow that has come to rest from one that float64 cannot resolve. In time, one at its minimum rests on."""
+    """Tell a flow that has come to rest from one that float64 cannot resolve. In time, one at its minimum or with a
+    velocity of exactly zero rests on."""
     a = position.state[:-1]
     outputs = flow.chart.outputs(a, flow.X)
     stalled = position.status == Status.step_too_small
-    settled = stalled & (flow.rate(a).gamma < 1e-6 * jnp.maximum(1.0, jnp.abs(position.gamma)))
+    still = stalled & flow.at_rest(a)
+    settled = still | stalled & (flow.rate(a).gamma < 1e-6 * jnp.maximum(1.0, jnp.abs(position.gamma)))
     floor, minimum = stalled & flow.at_floor(outputs), jnp.asarray(False)
     if flow.chart.readout(a) is not None and flow.X.ndim == 2:
         # The loss is convex in beta: a vanishing gradient there is the minimum, and not a saddle of the parameters.
@@ -28,7 +30,7 @@ def conclude(
     status = jnp.where(stalled & flow.outlasts_float64(a, position.log_time), Status.plateau, status)
     status = jnp.where(floor, Status.residual_floor, status)
     if not clock.counts_loss:
-        rests = minimum | floor
+        rests = minimum | floor | still
         rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
         status = jnp.where(rests, Status.success, status)
         saves = Saves(

@@ -23,6 +23,9 @@ from ..charts import AbstractChart, Velocity
 from ..validate import traced
 from .layer import HiddenLayer
 
+# Of the norm at the start: below it, steps are no longer measured by the norm.
+_SMALL = 1e-8
+
 
 class Pattern(eqx.Module):
     """Sides (1, -1, and 0 where the neuron slides), the matrix that gives mu = -holds G for those that slide, and
@@ -168,13 +171,14 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
         at_kink=at_kink,
         pattern=Pattern.of(jnp.sign(inside @ directions.T), jnp.zeros((*shape, inside.shape[1]))),
     )
-    # From exactly zero, a unit of arc length is what would change gamma by one.
+    # From exactly zero, a unit of arc length is what would change gamma by one; a start elsewhere may come to zero, in
+    # a finite time.
     upper = chart.on(Pattern.of(jnp.ones(shape), chart.pattern.holds))
     a = chart.coordinates()
     v = upper.velocity(a, X, loss.weights(upper.outputs(a, X), y))
     speed = jnp.exp(v.log_speed) * jnp.sqrt(jnp.sum(v.direction**2))
     floor = 1.0 / (jnp.where(speed > 0, speed, 1.0) * np.sqrt(a.size))
-    return eqx.tree_at(lambda c: c.floor, chart, jnp.where(jnp.any(a != 0), 0.0, floor))
+    return eqx.tree_at(lambda c: c.floor, chart, jnp.where(jnp.any(a != 0), _SMALL * jnp.sqrt(jnp.mean(a**2)), floor))
 
 
 def _parallel(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..charts import EuclideanChart
-from ..validate import traced
+from ..validate import real, traced
 
 
 class HiddenLayer(eqx.Module):
@@ -79,7 +79,8 @@ def declared(model: Any) -> bool:
 
 
 def check_layer(model: Any, X: Any) -> None:
-    """Compare outputs and gradients of the model with those of its declared layer, at the model and beside it."""
+    """Compare outputs and gradients of the model with those of its declared layer: at the model, beside it, and with
+    all pre-activations of either sign and of other sizes."""
     layer = model.hidden_layer()
     if not isinstance(layer, HiddenLayer):
         raise ValueError(f"hidden_layer() must return a gflow.kinks.HiddenLayer, not {type(layer).__name__}.")
@@ -92,18 +93,27 @@ def check_layer(model: Any, X: Any) -> None:
     if traced(model, X):
         return
     found, wanted = _probe(model, layer, jnp.asarray(X, float))
-    for name, a, b in zip(("outputs", "outputs after with_hidden_layer", "gradients"), found, wanted, strict=True):
-        error = float(jnp.max(jnp.abs(a - b)))
-        if not error <= 1e-9 * float(jnp.max(jnp.abs(b)) + jnp.finfo(float).tiny):
+    names = "outputs", "outputs with other weights of either sign, by with_hidden_layer,", "gradients"
+    for name, a, b in zip(names, found, wanted, strict=True):
+        error = np.max(np.abs(np.atleast_2d(a - b)), axis=1)
+        wrong = ~(error <= 1e-9 * np.max(np.abs(np.atleast_2d(b)), axis=1) + np.finfo(float).tiny)
+        if np.any(wrong):
             raise ValueError(
                 f"{type(model).__name__}.hidden_layer() disagrees with the model: their {name} on the data differ by "
-                f"up to {error:.3g}; declare the pre-activations that the model uses."
+                f"up to {error[wrong][0]:.3g}; declare the pre-activations that the model uses."
             )
+
+
+_FACTORS = (1.0, -1.0, 1e3, -1e3, 1e-3, -1e-3)
 
 
 @eqx.filter_jit
 def _probe(model: Any, layer: HiddenLayer, X: Array) -> tuple:
-    """Outputs on the data, the same beside the given parameters, and squared gradients of the outputs there."""
+    """Outputs on the data, the same of models beside the given parameters, and squared gradients of the outputs there.
+
+    The models beside have their pre-activations multiplied by `_FACTORS`: whatever the weights and the data are, every
+    neuron is on both sides of every sample's kink.
+    """
     arrays, rest = eqx.partition(layer, eqx.is_array)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(arrays))))
     shift = lambda v: v + 0.1 * (jnp.sqrt(jnp.mean(v**2)) + 1e-3) * jax.random.normal(next(keys), v.shape)
@@ -112,21 +122,37 @@ def _probe(model: Any, layer: HiddenLayer, X: Array) -> tuple:
         moved = eqx.tree_at(lambda v: v.output, moved, layer.output)
     beside = model.with_hidden_layer(moved)
 
+    def scaled(factor):
+        hidden, bias = factor * moved.hidden, None if moved.bias is None else factor * moved.bias
+        layer = eqx.tree_at(lambda v: (v.hidden, v.bias), moved, (hidden, bias), is_leaf=lambda v: v is None)
+        return seen(model.with_hidden_layer(layer)), seen(layer)
+
     def gradients(m):
         grad = lambda x: jax.tree.leaves(eqx.filter_grad(lambda m: m(x))(m))
         return sum(jnp.sum(v.reshape(X.shape[0], -1) ** 2, axis=1) for v in jax.vmap(grad)(X))
 
     seen = lambda m: jax.vmap(m)(X)
-    return (seen(model), seen(beside), gradients(beside)), (seen(layer), seen(moved), gradients(moved))
+    outputs, known = jax.lax.map(scaled, jnp.asarray(_FACTORS))
+    return (seen(model), outputs, gradients(beside)), (seen(layer), known, gradients(moved))
 
 
 def kink_slope(at_kink: Any, layer: HiddenLayer) -> Array:
     """`at_kink` as a number: the slope at zero, or -1 for "stay"."""
     if isinstance(at_kink, str) and at_kink in ("leave", "stay"):
         return jnp.asarray(-1.0 if at_kink == "stay" else 0.5 * (1.0 + layer.slope))
-    if isinstance(at_kink, str) or not np.ndim(at_kink) == 0 or not (traced(at_kink) or layer.slope <= at_kink <= 1):
+    number = not isinstance(at_kink, bool) and real(at_kink) and np.ndim(at_kink) == 0
+    if not number or not (traced(at_kink) or layer.slope <= at_kink <= 1):
         raise ValueError(f"at_kink must be 'leave', 'stay' or a slope from {layer.slope:g} to 1, not {at_kink!r}.")
     return jnp.asarray(at_kink, float)
+
+
+def refuse_choice(model: Any, at_kink: Any) -> None:
+    """Of a model that declares no kinks, which has none that `at_kink` could choose at."""
+    if not (isinstance(at_kink, str) and at_kink == "leave"):
+        raise ValueError(
+            f"at_kink={at_kink!r} is for models that declare their kinks by hidden_layer(), which "
+            f"{type(model).__name__} does not; leave it out, or see gflow.kinks.HiddenLayer."
+        )
 
 
 def has_undeclared_kinks(flow: Any) -> bool:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..kinks.layer import HiddenLayer
+from ..validate import check_array
 
 
 class TwoLayerNetwork(eqx.Module):
@@ -20,7 +21,8 @@ class TwoLayerNetwork(eqx.Module):
     - `slope`: of phi for negative arguments, from 0 (ReLU) to 1 (linear).
     - `train_output`: whether the output weights move.
 
-    **Raises:** `ValueError` for no neurons, shapes that do not fit, or a slope outside [0, 1].
+    **Raises:** `ValueError` for no neurons, weights that are not real, shapes that do not fit, or a slope outside
+    [0, 1].
 
     !!! example
 
@@ -41,6 +43,8 @@ class TwoLayerNetwork(eqx.Module):
     train_output: bool = eqx.field(static=True)
 
     def __init__(self, hidden: Any, output: Any, slope: float = 0.1, train_output: bool = True, bias: Any = None):
+        for name, value in (("hidden", hidden), ("output", output), ("bias", bias)):
+            check_array(name, value)
         self.hidden, self.output = jnp.asarray(hidden, float), jnp.asarray(output, float)
         self.bias = None if bias is None else jnp.asarray(bias, float)
         self.slope, self.train_output = slope, train_output
@@ -64,7 +68,7 @@ class ReLUNeuron(eqx.Module):
     - `weights`: shape (d,).
     - `slope`: of phi for negative arguments, 0 by default.
 
-    **Raises:** `ValueError` for weights that are not a vector or a slope outside [0, 1].
+    **Raises:** `ValueError` for weights that are not a real vector or a slope outside [0, 1].
 
     !!! example
 
@@ -80,6 +84,7 @@ class ReLUNeuron(eqx.Module):
     slope: float = eqx.field(static=True)
 
     def __init__(self, weights: Any, slope: float = 0.0):
+        check_array("weights", weights)
         self.weights, self.slope = jnp.asarray(weights, float), slope
         if self.weights.ndim != 1 or self.weights.size == 0:
             raise ValueError(f"weights must have shape (d,), not {self.weights.shape}.")

@@ -1,7 +1,7 @@
 """The part of the study of ReLU with square loss on norms: how far the limit of a single neuron is from least norm."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -102,8 +102,9 @@ def _by_flow(X: np.ndarray, y: np.ndarray) -> float:
 
 def _climb(rng: np.random.Generator, X: np.ndarray, y: np.ndarray, steps: int) -> tuple[list, np.ndarray, np.ndarray]:
     """Local search for a larger ratio: perturb samples and labels by a size that adapts, keep what is larger. All
-    ratios that were found, and the best set."""
-    top, size, found = ratio(X, y, _STIFFEST), 0.3, []
+    ratios that were found, that of the start too, and the best set."""
+    top = ratio(X, y, _STIFFEST)
+    size, found = 0.3, [top]
     for _ in range(steps):
         moved = rng.random(X.shape) < rng.choice([0.3, 1.0])
         length = np.linalg.norm(X, axis=1, keepdims=True) / np.sqrt(X.shape[1])
@@ -127,33 +128,61 @@ def _embed(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return wider, np.append(y, [0.0, 0.0])
 
 
+class _Search(NamedTuple):
+    """Random sets, how many of the best of them local searches start from, and the steps of each."""
+
+    sets: int
+    starts: int
+    steps: int
+
+    @property
+    def size(self) -> int:
+        return self.sets + self.starts * (1 + self.steps)
+
+
+_QUICK = _Search(100, 6, 800)
+# The full study repeats the search of the quick one, so that it never finds less.
+_FULL = (_QUICK, _Search(300, 12, 1500))
+
+
+def _search(rng: np.random.Generator, d: int, plan: _Search, before: Any, report: Callable) -> tuple:
+    """All ratios that were found, the random sets, and the set of the largest ratio."""
+    sets = [_random_set(rng, d) for _ in range(plan.sets)]
+    found = [ratio(X, y, _STIFFEST) for X, y in sets]
+    order = np.argsort(-np.nan_to_num(found))
+    # From the largest random ones, and from the best of a dimension less.
+    begin = [sets[k] for k in order[: plan.starts]]
+    if before is not None:
+        begin[-1] = _embed(*before)
+    ends = []
+    for k, (X, y) in enumerate(begin):
+        reached, X, y = _climb(rng, X, y, plan.steps)
+        found.extend(reached)
+        ends.append((X, y))
+        report((k + 1) / plan.starts)
+    return np.array(found), sets, max(ends, key=lambda one: ratio(*one))
+
+
 def ratios(quick: bool, report: Callable) -> xr.Dataset:
-    dimensions = (2, 3) if quick else (2, 3, 4, 5)
-    count, starts, steps, checks = (100, 6, 800, 3) if quick else (300, 10, 1500, 4)
-    found = np.full((len(dimensions), count + starts * steps), np.nan)
+    dimensions, plans = ((2, 3), (_QUICK,)) if quick else ((2, 3, 4, 5), _FULL)
+    checks = 3 if quick else 4
+    found = np.full((len(dimensions), sum(plan.size for plan in plans)), np.nan)
+    random = np.concatenate([np.arange(plan.size) < plan.sets for plan in plans])
     checked = np.full((len(dimensions), checks, 2), np.nan)
     tops = np.full((len(dimensions), 2 * dimensions[-1], dimensions[-1] + 1), np.nan)
-    before = None
+    before: list = [None] * len(plans)
     for i, d in enumerate(dimensions):
-        rng = np.random.default_rng(d)
-        sets = [_random_set(rng, d) for _ in range(count)]
-        found[i, :count] = [ratio(X, y, _STIFFEST) for X, y in sets]
-        order = np.argsort(-np.nan_to_num(found[i, :count]))
-        # From the largest random ones, and from the best of a dimension less.
-        begin = [sets[k] for k in order[:starts]]
-        if before is not None:
-            begin[-1] = _embed(*before)
-        ends = []
-        for k, (X, y) in enumerate(begin):
-            reached, X, y = _climb(rng, X, y, steps)
-            found[i, count + k * steps : count + (k + 1) * steps] = reached
-            ends.append((X, y))
-            report((i + 0.8 * (k + 1) / starts) / len(dimensions))
-        before = max(ends, key=lambda one: ratio(*one))
-        tops[i, : 2 * d, :d], tops[i, : 2 * d, d] = before
+        parts, sets = [], []
+        for k, plan in enumerate(plans):
+            along = lambda share, i=i, k=k: report((i + 0.8 * (k + share) / len(plans)) / len(dimensions))
+            part, drawn, before[k] = _search(np.random.default_rng([d, k] if k else d), d, plan, before[k], along)
+            parts.append(part)
+            sets.extend(one for one, value in zip(drawn, part, strict=False) if np.isfinite(value))
+        found[i] = np.concatenate(parts)
+        top = max(before, key=lambda one: ratio(*one))
+        tops[i, : 2 * d, :d], tops[i, : 2 * d, d] = top
         # The best and some random ones by the flow, too.
-        solved = [k for k in range(count) if np.isfinite(found[i, k])][: checks - 1]
-        for k, (X, y) in enumerate([before, *(sets[j] for j in solved)]):
+        for k, (X, y) in enumerate([top, *sets[: checks - 1]]):
             checked[i, k] = ratio(X, y), _by_flow(X, y)
         report((i + 1) / len(dimensions))
     return xr.Dataset(
@@ -163,7 +192,7 @@ def ratios(quick: bool, report: Callable) -> xr.Dataset:
             "best": (("d", "sample", "input"), tops),
         },
         coords={"d": list(dimensions), "by": ["exact", "flow"],
-                "searched": ("set", (np.arange(found.shape[1]) >= count).astype(int))},
+                "searched": ("set", (~random).astype(int))},
     )  # fmt: skip
 
 

@@ -212,6 +212,8 @@ def _agreement_figure(ds: xr.Dataset) -> Any:
         label = f"step {factor:g} / log(1/loss)"
         axes[0, 0].loglog(ds.gamma, ds.gap[k], marker="os^"[k], color=COLOURS[k], label=label)
     axes[0, 0].set(xlabel="log(1 / loss)", ylabel="largest distance to the exact flow, relative")
+    for ax in axes.flat:
+        _plain(ax)
     axes[0, 0].legend(fontsize=8, title=f"width {ds.attrs['width']}", title_fontsize=8)
     return figure
 
@@ -293,6 +295,8 @@ def _width_figure(ds: xr.Dataset) -> Any:
         right.plot(ds.width, ds.crossed[:, seed], "s--", ms=4, color=COLOURS[1], label=labels[1])
     right.axhspan(float(ds.largest), float(ds.above), color="0.8")
     right.set(xscale="log", xlabel="width", ylabel="margin in the variation norm", title="at the last loss of each")
+    _plain(left)
+    _plain(right)
     for ax in axes[0]:
         ax.legend(fontsize=7)
     return figure
@@ -368,3 +372,12 @@ STUDY = Study(
         Part("boundaries", "Decision boundaries", _boundaries, _boundary_claims, {"boundaries": _boundary_figure}),
     ),
 )
+
+
+def _plain(ax: Any) -> None:
+    """Plain numbers along a logarithmic axis of about a decade, where powers with factors run into each other."""
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(lambda value, place: "")
