@@ -141,7 +141,7 @@ def kink_slope(at_kink: Any, layer: HiddenLayer) -> Array:
     if isinstance(at_kink, str) and at_kink in ("leave", "stay"):
         return jnp.asarray(-1.0 if at_kink == "stay" else 0.5 * (1.0 + layer.slope))
     number = not isinstance(at_kink, bool) and real(at_kink) and np.ndim(at_kink) == 0
-    if not number or not (traced(at_kink) or layer.slope <= at_kink <= 1):
+    if not number or not (traced(at_kink) or layer.slope <= float(at_kink) <= 1):
         raise ValueError(f"at_kink must be 'leave', 'stay' or a slope from {layer.slope:g} to 1, not {at_kink!r}.")
     return jnp.asarray(at_kink, float)
 
