@@ -14,9 +14,10 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("gflow.plots needs matplotlib; install gflow[plot].") from error
 
 _ORANGE, _BLUE, _GREEN = "#D55E00", "#0072B2", "#009E73"
+_EXCESS = r"excess $\ell_1$ norm of $\beta/\gamma$"
 
 
-def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
+def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None, label: str = _EXCESS) -> Any:
     """Excess l1 norm over (initialization scale, accuracy), with curves of constant mu.
 
     **Arguments:**
@@ -24,6 +25,7 @@ def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     - `ds`: from `gflow.studies.transition`.
     - `depth`: which of its depths.
     - `ax`: matplotlib axes, new ones by default.
+    - `label`: of the colours, where `excess_l1` of `ds` is another measure of the excess.
 
     **Returns:** the axes.
 
@@ -48,7 +50,7 @@ def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None) -> Any:
     image = ax.pcolormesh(
         _edges(scale), _edges(decades), one.excess_l1.values.T, cmap="cividis", vmin=0.0, vmax=top, rasterized=True
     )
-    ax.figure.colorbar(image, ax=ax, label=r"excess $\ell_1$ norm of $\beta/\gamma$", extend="both")
+    ax.figure.colorbar(image, ax=ax, label=label, extend="both")
     fine = np.geomspace(scale.min(), scale.max(), 200)
     drawn = np.log10(one.mu.values)
     for exponent in _mu_exponents(drawn.min(), drawn.max()):

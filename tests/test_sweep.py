@@ -162,6 +162,9 @@ def test_a_program_is_compared_wherever_it_is_compiled():
         (lambda a: network(1 / 3**a), {"a": [0, 45, 1, 2]}, 0),
         (lambda a: network(a**2), {"a": [-1.0, 0.0, 0.5, 1.0, 2.0]}, 1),
         (lambda a: network(1 / a), {"a": [1, 0, 2, 3]}, 1),
+        (lambda a: network(1 + 0.01 * (10 // (a - 7))), {"a": [*range(6, 20)]}, 1),
+        (lambda a: network(1 + 1e-19 * (a * (10**10 - a))), {"a": [1, 2, 5 * 10**9, 10**10 - 2, 10**10 - 1]}, 0),
+        (lambda a: network(eqx.error_if(jnp.asarray(a), jnp.asarray(a) == 0.2, "no")), {"a": [0.1, 0.2, 0.3, 1.0]}, 1),
     ],
 )
 def test_what_arrays_would_hold_otherwise_is_called(make_model, over, bad):
@@ -313,6 +316,21 @@ def test_data_sets_of_other_shapes_and_losses():
     logistic = gflow.losses.Logistic()
     traj = gflow.gradient_flow(model, X[:1, :2], y[:1], loss=logistic, save=jnp.asarray(SAVE), solver=SOLVER, rtol=1e-6)
     np.testing.assert_allclose(got.beta.sel(at)[:, :2], traj.model.beta, rtol=1e-9)
+
+
+class Keyed(eqx.Module):
+    w: jax.Array
+    key: jax.Array
+
+    def __call__(self, x):
+        return jnp.sum(self.w @ x) + 0 * jax.random.normal(self.key)
+
+
+def test_models_may_hold_keys_and_seeds_are_traced():
+    make_model = lambda seed: Keyed(0.1 * jax.random.normal(jax.random.key(seed), (2, 3)), jax.random.key(seed))
+    problem, _ = planned(make_model, {"seed": [0, 1, 2]})
+    assert problem.traced == ("seed",)
+    assert (run(make_model, over={"seed": [0, 1]}).status == gflow.Status.success).all()
 
 
 class Weights(eqx.Module):

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
+
+_ARITHMETIC = {
+    "add", "sub", "mul", "div", "rem", "neg", "abs", "pow", "integer_pow", "square", "shift_left", "dot_general",
+    "reduce_sum", "reduce_prod", "cumsum", "cumprod",
+}  # fmt: skip
 
 
 def numbers_of(model: Any) -> bytes:
@@ -63,5 +68,30 @@ def _constants(part: Any) -> Iterator[Any]:
 
 
 def _bytes(array: Any) -> bytes:
+    return numeric(array).tobytes()
+
+
+def numeric(array: Any) -> np.ndarray:
+    """An array of numbers, also of JAX's typed keys."""
     keys = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(array) if keys else array).tobytes()
+    return np.asarray(jax.random.key_data(array) if keys else array)
+
+
+def calculates(jaxpr: Any, given: Sequence[bool] | None = None) -> bool:
+    """Whether something is calculated in integers that depend on the inputs (on those `given`)."""
+    given = [True] * len(jaxpr.invars) if given is None else given
+    integer = lambda v: not isinstance(v, Literal) and jnp.issubdtype(v.aval.dtype, jnp.signedinteger)
+    depends = {v for v, said in zip(jaxpr.invars, given, strict=True) if said and integer(v)}
+    for equation in jaxpr.eqns:
+        told = [not isinstance(v, Literal) and v in depends for v in equation.invars]
+        if not any(told):
+            continue
+        if equation.primitive.name in _ARITHMETIC:
+            return True
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr)):
+            if isinstance(inner, ClosedJaxpr):
+                alike = len(inner.jaxpr.invars) == len(told)
+                if calculates(inner.jaxpr, told if alike else None):
+                    return True
+        depends |= {v for v in equation.outvars if integer(v)}
+    return False

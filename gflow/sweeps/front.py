@@ -142,8 +142,9 @@ def sweep(
 def _opened(store: str | os.PathLike[str], layout: Layout) -> OnDisk:
     try:
         path = Path(store).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"store must be the path of a folder, not {store!r}: {error}") from error
+        path.exists()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"store must be the path of a folder, not {store!r}: {error}.") from error
     if path.resolve() == Path.cwd():
         raise ValueError(f"store must be a folder of its own, not {store!r}, the folder that this process is in.")
     if importlib.util.find_spec("zarr") is None or importlib.util.find_spec("google_crc32c") is None:

@@ -16,6 +16,7 @@ import numpy as np
 from .. import validate
 from .alike import structure
 from .axes import OWN
+from .digest import calculates, numeric
 from .problem import Problem
 
 
@@ -37,24 +38,34 @@ def traceable(problem: Problem) -> tuple[str, ...]:
     # The first, the middle and the last value of every axis.
     places = [(0, len(axis) // 2, len(axis) - 1) if axis.name in names else () for axis in problem.axes]
     points = np.array(sorted({(*first[:a], k, *first[a + 1 :]) for a, ks in enumerate(places) for k in ks}))
-    traced = eqx.filter_jit(eqx.filter_vmap(_maker(problem, first, names)))(*_columns(problem, names, points))
-    return names if _as_called(problem, points, traced) else ()
+    traced = _made(eqx.filter_jit(eqx.filter_vmap(_maker(problem, first, names))), _columns(problem, names, points))
+    return names if traced is not None and _as_called(problem, points, traced) else ()
 
 
 def _same_traced(problem: Problem, index: Sequence[int], names: tuple[str, ...], made: Any) -> bool:
-    """Whether a traced make_model gives the structure that it gives when called."""
+    """Whether a traced make_model gives the structure that it gives when called, without arithmetic of integers, which
+    overflows in arrays and divides by zero."""
     make, columns = _maker(problem, tuple(index), names), _columns(problem, names, np.array([index]))
     try:
-        traced = eqx.filter_eval_shape(make, *(column[0] for column in columns))
-        return bool(structure(traced) == structure(made))
+        traced, arrays, rest = eqx.filter_make_jaxpr(make)(*(column[0] for column in columns))
     except Exception:
         # Whatever a function says that cannot be traced; called one by one it may well work.
         return False
+    return structure(eqx.combine(arrays, rest)) == structure(made) and not calculates(traced.jaxpr)
+
+
+def _made(make: Callable, columns: list[Any]) -> Any:
+    """Models as a program makes them; None if it refuses a value (`equinox.error_if`)."""
+    try:
+        return jax.block_until_ready(make(*columns))
+    except Exception:
+        return None
 
 
 def _close(a: Any, b: Any) -> bool:
     pairs = zip(jax.tree.leaves(eqx.filter(a, eqx.is_array)), jax.tree.leaves(eqx.filter(b, eqx.is_array)), strict=True)
-    return all(np.allclose(p, q, rtol=1e-9, atol=0.0, equal_nan=True) for p, q in pairs if p.dtype.kind in "biuf")
+    numbers = [(numeric(p), numeric(q)) for p, q in pairs]
+    return all(np.allclose(p, q, rtol=1e-9, atol=0.0, equal_nan=True) for p, q in numbers)
 
 
 def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> Iterator[Group]:
@@ -64,8 +75,8 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
     make = _compiled(problem, fixed.pop()) if len(fixed) == 1 else None
     if make is not None:
         padded = np.concatenate([points, np.repeat(points[-1:], max(problem.batch - len(points), 0), axis=0)])
-        models = make(*_columns(problem, problem.traced, padded))
-        if _finite(models) and _as_called(problem, points, models, _outermost(problem, points)):
+        models = _made(make, _columns(problem, problem.traced, padded))
+        if models is not None and _finite(models) and _as_called(problem, points, models, _outermost(problem, points)):
             yield Group(np.arange(len(points)), models)
             return
     found: dict[Any, list[tuple[int, Any]]] = {}

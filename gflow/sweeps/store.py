@@ -176,7 +176,7 @@ class OnDisk:
         try:
             found = json.loads((self.path / "zarr.json").read_text())["attributes"]
             own = found.pop("gflow_sweep")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             if (self.path / _MARK / "zarr.json").exists():
                 raise self._damaged(error) from error
             raise ValueError(f"store {self.path} is there, and is no store of gflow.sweep; {remedy}.") from error
@@ -188,6 +188,11 @@ class OnDisk:
             raise ValueError(
                 f"store {self.path} was made over {', '.join(own['dims'])}, and this call is over "
                 f"{', '.join(wanted['dims'])}; {remedy}."
+            )
+        if found.get("digits") != mine.get("digits"):
+            raise ValueError(
+                f"store {self.path} was made with digits = {found.get('digits')}, and this call has "
+                f"{mine.get('digits')}; {remedy}."
             )
         old = self._described(self._coordinates)
         for name, (_, values, *_) in self.layout.coordinates().items():

@@ -39,7 +39,7 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
     -1 where it is there from the start, at gamma = 0.1.
 
     Brackets on a grid of the path are narrowed by running to points inside of them, as many for each delta, and the
-    last bracket is interpolated.
+    last bracket is interpolated. The excess may fall and rise again: least values on the grid are looked into as well.
     """
     if not np.all(np.asarray(scales) > 0):
         raise ValueError(f"scales must be positive, not {np.asarray(scales).tolist()}.")
@@ -64,6 +64,10 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
                 brackets[a, j] = (place[max(k - 1, 0)], place[k]) if k >= 0 else (np.inf, np.inf)
                 if k > 0:
                     inside.append(np.linspace(place[k - 1], place[k], each + 2)[1:-1])
+            spare = SAVES - sum(map(len, inside))
+            dips = _dips(known[a][1])
+            for k in dips[: spare // 4]:
+                inside.append(np.linspace(place[k - 1], place[k + 1], spare // min(len(dips), spare // 4) + 2)[1:-1])
             points = np.unique(np.concatenate(inside)) if inside else np.empty(0)
             # Filled up with points before the first, which cost nothing.
             start = points[0] if points.size else _RANGE[0] + 1
@@ -81,6 +85,12 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
                 part = (delta - value[k]) / (value[k - 1] - value[k]) if np.isfinite(value[k - 1]) else 0.0
                 found[a, j] = place[k] + part * (place[k - 1] - place[k])
     return found
+
+
+def _dips(values: np.ndarray) -> np.ndarray:
+    """Where values are below both neighbours, the least ones first."""
+    inner = np.flatnonzero((values[1:-1] < values[:-2]) & (values[1:-1] <= values[2:])) + 1
+    return inner[np.argsort(values[inner])]
 
 
 def curves(quick: bool = False, report: Report = ignore) -> xr.Dataset:

@@ -176,7 +176,7 @@ def _polished(X: np.ndarray, y: np.ndarray, beta: np.ndarray) -> list[mpf]:
 
 
 def square_claims(ds: xr.Dataset) -> list[Claim]:
-    text = "the flow ends at the least potential, alpha = 1 to 1e-60: relative distance"
+    text = "flows that reach a loss of 1e-18 end at the least potential, alpha = 1 to 1e-60: relative distance"
     # NaN: depths that are not run, and flows that float64 does not take to 1e-18.
     run = ds.flow.values[np.isfinite(ds.flow.values).any(-1)]
     there = np.isfinite(run)

@@ -105,7 +105,7 @@ def draw_diagram(ds: xr.Dataset) -> Any:
     ).assign_coords(gamma=ds.gamma / np.log(10))
     table = table.rename(gamma="decades").transpose("set", "depth", "scale", "decades")
     for ax, (s, d) in zip(axes.ravel(), panels, strict=False):
-        plots.phase_diagram(table.sel(set=s), int(d), ax)
+        plots.phase_diagram(table.sel(set=s), int(d), ax, label=r"excess $\ell_1$ norm at margin 1")
         ax.set_title(f"{s}, D = {d}", fontsize=10)
     for ax in axes.ravel()[len(panels) :]:
         ax.set_axis_off()

@@ -205,7 +205,7 @@ def intermediate_claims(ds: xr.Dataset) -> list[Claim]:
             name = f"set {s}, D = {d}"
             cases[name] = float(worst.sel(set=s, depth=d)) < 1e-2
             under[name] = int(ds.left.sel(set=s, depth=d).max()) == 0
-    held = [float(rate(ds.gap_Q.sel(set=s)).mean()) for s in ds.set.values if monotone[s]]
+    held = [v for s in ds.set.values if monotone[s] for v in np.ravel(rate(ds.gap_Q.sel(set=s)))]
     frozen = ds.gap_Q.where(ds.left > 0).max("mu")
     change = np.abs(frozen.isel(power=-1) / frozen.isel(power=-2) - 1).values
     return [
