@@ -136,6 +136,18 @@ def test_an_excess_that_is_there_from_the_start_is_not_never_reached(monkeypatch
     np.testing.assert_array_equal(found, -np.ones((1, accuracy.DELTAS.size)))
 
 
+def test_an_excess_that_falls_and_rises_again_is_found(monkeypatch):
+    """A dip between points of the first grid."""
+    dip = lambda place: 0.3 - 0.295 * np.exp(-((place - 21.2) ** 2) / 0.1)
+    run = lambda X, depth, scales, gamma, **more: SimpleNamespace(
+        beta=np.stack([np.ones_like(gamma), dip(np.log10(gamma))], axis=-1)
+    )
+    monkeypatch.setattr(accuracy, "flows", run)
+    found = accuracy.needed(np.array([[1.0, 0.0]]), 3, np.ones(1))[0]
+    place = 21.2 - np.sqrt(-0.1 * np.log((0.3 - 0.01) / 0.295))
+    assert abs(found[list(accuracy.DELTAS).index(0.01)] - place) < 0.02 and np.isinf(found[-1])
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
