@@ -16,6 +16,7 @@ _ARITHMETIC = {
     "add", "sub", "mul", "div", "rem", "neg", "abs", "pow", "integer_pow", "square", "shift_left", "dot_general",
     "reduce_sum", "reduce_prod", "cumsum", "cumprod",
 }  # fmt: skip
+_JUMPS = {"floor", "ceil", "round"}
 
 
 def numbers_of(model: Any) -> bytes:
@@ -78,7 +79,10 @@ def numeric(array: Any) -> np.ndarray:
 
 
 def calculates(jaxpr: Any, given: Sequence[bool] | None = None) -> bool:
-    """Whether something is calculated in integers that depend on the inputs (on those `given`)."""
+    """Whether something is calculated in integers that depend on the inputs (on those `given`), or made one of
+    numbers, where rounding decides."""
+    if _jumps(jaxpr):
+        return True
     given = [True] * len(jaxpr.invars) if given is None else given
     integer = lambda v: not isinstance(v, Literal) and jnp.issubdtype(v.aval.dtype, jnp.signedinteger)
     depends = {v for v, said in zip(jaxpr.invars, given, strict=True) if said and integer(v)}
@@ -95,3 +99,11 @@ def calculates(jaxpr: Any, given: Sequence[bool] | None = None) -> bool:
                     return True
         depends |= {v for v in equation.outvars if integer(v)}
     return False
+
+
+def _jumps(jaxpr: Any) -> bool:
+    inner = [e.params.values() for e in jaxpr.eqns]
+    parts = jax.tree.leaves([list(v) for v in inner], is_leaf=lambda v: isinstance(v, ClosedJaxpr))
+    return any(e.primitive.name in _JUMPS for e in jaxpr.eqns) or any(
+        _jumps(part.jaxpr) for part in parts if isinstance(part, ClosedJaxpr)
+    )
