@@ -36,8 +36,8 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key must be a key such as jax.random.key(0), not {key!r}.")
 
 
-def real_array(name: str, value: Any) -> Any:
-    """A float64 array of finite real numbers, where it is not traced."""
+def real_array(name: str, value: Any, finite: bool = True) -> Any:
+    """A float64 array of real numbers, `finite` ones, where it is not traced."""
     if traced(value):
         return jnp.asarray(value, float)
     try:
@@ -46,7 +46,7 @@ def real_array(name: str, value: Any) -> Any:
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold real numbers, not {value!r}.")
-    if not np.all(np.isfinite(array)):
+    if finite and not np.all(np.isfinite(array)):
         raise ValueError(f"{name} must be finite, but it holds NaN or infinite values.")
     return jnp.asarray(array, float)
 

@@ -165,6 +165,8 @@ def test_a_program_is_compared_wherever_it_is_compiled():
         (lambda a: network(1 + 0.01 * (10 // (a - 7))), {"a": [*range(6, 20)]}, 1),
         (lambda a: network(1 + 1e-19 * (a * (10**10 - a))), {"a": [1, 2, 5 * 10**9, 10**10 - 2, 10**10 - 1]}, 0),
         (lambda a: network(1 + jnp.floor(a / 0.1)), {"a": [0.1, 0.3, 0.5, 0.8]}, 0),
+        (lambda a: network(jnp.where(jnp.asarray(a / 0.1) >= 3.0, 1.0, 2.0)), {"a": [0.1, 0.3, 0.5, 0.8]}, 0),
+        (lambda a: network(1.0 + jnp.asarray(a / 0.1).astype(int)), {"a": [0.1, 0.3, 0.5, 0.8]}, 0),
         (lambda a: network(eqx.error_if(jnp.asarray(a), jnp.asarray(a) == 0.2, "no")), {"a": [0.1, 0.2, 0.3, 1.0]}, 1),
     ],
 )

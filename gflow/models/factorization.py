@@ -47,7 +47,7 @@ class MatrixFactorization(eqx.Module):
     def __init__(self, factors: Sequence[Any]):
         if isinstance(factors, str) or not hasattr(factors, "__iter__"):
             raise ValueError(f"factors must be a list of matrices, not {factors!r}.")
-        factors = tuple(_real(W) for W in factors)
+        factors = tuple(real_array("factors", W, finite=False) for W in factors)
         shapes = [W.shape for W in factors]
         fits = bool(shapes) and all(len(shape) == 2 and min(shape) > 0 for shape in shapes)
         if not fits or any(after[1] != before[0] for before, after in itertools.pairwise(shapes)):
@@ -179,16 +179,6 @@ class MatrixFactorization(eqx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.product @ x if x.ndim == 1 else jnp.sum(x * self.product)
-
-
-def _real(W: Any) -> Array:
-    try:
-        real_ = np.asarray(W).dtype.kind in "biuf" if not isinstance(W, Tracer) else True
-    except (TypeError, ValueError):
-        real_ = False
-    if not real_:
-        raise ValueError(f"factors must hold real numbers, not {W!r}.")
-    return jnp.asarray(W, float)
 
 
 def _positive(name: str, value: Any) -> Any:

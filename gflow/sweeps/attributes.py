@@ -98,7 +98,7 @@ def _hash_models(problem: Problem, probes: Probes) -> str:
         if isinstance(model, dict):
             continue
         x = jnp.asarray(problem.data[problem.data_index(point)][0][0], float)
-        digest.update(computation(lambda model, x: model(x), model, x))
+        digest.update(computation(lambda model, x: model(x), model, x, derivatives=True))
         if problem.traced:
             make, columns = program(problem, point)
             # Where it cannot be traced models are made one by one.
@@ -110,7 +110,7 @@ def _hash_models(problem: Problem, probes: Probes) -> str:
 def _hash_losses(problem: Problem) -> str:
     """Of what losses compute: the text of one of the user's own does not say it."""
     f = y = np.ones(2)
-    told = lambda loss: computation(lambda f, y: (loss.neg_log(f, y), loss.weights(f, y)), f, y)
+    told = lambda loss: computation(lambda f, y: (loss.neg_log(f, y), loss.weights(f, y)), f, y, derivatives=True)
     return hashlib.sha256(b"".join(map(told, problem.losses))).hexdigest()
 
 

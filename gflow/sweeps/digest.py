@@ -1,9 +1,10 @@
 """By what a model or a function is known again: the numbers in it, and what it computes."""
 
+import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -11,12 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
-
-_ARITHMETIC = {
-    "add", "sub", "mul", "div", "rem", "neg", "abs", "pow", "integer_pow", "square", "shift_left", "dot_general",
-    "reduce_sum", "reduce_prod", "cumsum", "cumprod",
-}  # fmt: skip
-_JUMPS = {"floor", "ceil", "round"}
 
 
 def numbers_of(model: Any) -> bytes:
@@ -27,22 +22,19 @@ def numbers_of(model: Any) -> bytes:
     return hashlib.sha256(b"".join(map(_bytes, leaves))).digest()
 
 
-def computation(function: Callable, *inputs: Any) -> bytes:
-    """A function as JAX sees it: what it and its derivatives compute, and the constants in them and in the functions
-    that they call. Of what leaves JAX (callbacks) a value stands for the rest."""
-    shaken = jax.tree.map(lambda leaf: _shaken(leaf) if eqx.is_inexact_array(leaf) else leaf, inputs)
-    told = b""
-    for seen in (function, functools.partial(_pulled_back, function)):
-        try:
-            traced, *_ = eqx.filter_make_jaxpr(seen)(*inputs)
-        except Exception:
-            if seen is function:
-                raise
-            # It has no derivative.
-            continue
-        told += re.sub(r"0x[0-9a-f]+", "", str(traced)).encode() + b"".join(map(_bytes, _constants(traced)))
-        if "callback" in str(traced):
-            told += b"".join(map(_bytes, jax.tree.leaves(eqx.filter(seen(*shaken), eqx.is_array))))
+def computation(function: Callable, *inputs: Any, derivatives: bool = False) -> bytes:
+    """A function as JAX sees it: what it computes, with its derivatives if asked for, and the constants in it and in
+    the functions that it calls. Of what leaves JAX (callbacks) a value stands for the rest."""
+    traced, *_ = eqx.filter_make_jaxpr(function)(*inputs)
+    text = str(traced)
+    told = re.sub(r"0x[0-9a-f]+", "", text).encode() + b"".join(map(_bytes, _constants(traced)))
+    if "callback" in text:
+        shaken = jax.tree.map(lambda leaf: _shaken(leaf) if eqx.is_inexact_array(leaf) else leaf, inputs)
+        told += b"".join(map(_bytes, jax.tree.leaves(eqx.filter(function(*shaken), eqx.is_array))))
+    if derivatives:
+        # What has none has told all.
+        with contextlib.suppress(Exception):
+            told += computation(functools.partial(_pulled_back, function), *inputs)
     return told
 
 
@@ -76,34 +68,3 @@ def numeric(array: Any) -> np.ndarray:
     """An array of numbers, also of JAX's typed keys."""
     keys = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(array) if keys else array)
-
-
-def calculates(jaxpr: Any, given: Sequence[bool] | None = None) -> bool:
-    """Whether something is calculated in integers that depend on the inputs (on those `given`), or made one of
-    numbers, where rounding decides."""
-    if _jumps(jaxpr):
-        return True
-    given = [True] * len(jaxpr.invars) if given is None else given
-    integer = lambda v: not isinstance(v, Literal) and jnp.issubdtype(v.aval.dtype, jnp.signedinteger)
-    depends = {v for v, said in zip(jaxpr.invars, given, strict=True) if said and integer(v)}
-    for equation in jaxpr.eqns:
-        told = [not isinstance(v, Literal) and v in depends for v in equation.invars]
-        if not any(told):
-            continue
-        if equation.primitive.name in _ARITHMETIC:
-            return True
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr)):
-            if isinstance(inner, ClosedJaxpr):
-                alike = len(inner.jaxpr.invars) == len(told)
-                if calculates(inner.jaxpr, told if alike else None):
-                    return True
-        depends |= {v for v in equation.outvars if integer(v)}
-    return False
-
-
-def _jumps(jaxpr: Any) -> bool:
-    inner = [e.params.values() for e in jaxpr.eqns]
-    parts = jax.tree.leaves([list(v) for v in inner], is_leaf=lambda v: isinstance(v, ClosedJaxpr))
-    return any(e.primitive.name in _JUMPS for e in jaxpr.eqns) or any(
-        _jumps(part.jaxpr) for part in parts if isinstance(part, ClosedJaxpr)
-    )

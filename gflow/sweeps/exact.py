@@ -18,7 +18,7 @@ def arguments(problem: Problem, index: Any) -> dict[str, Any]:
     from .. import precise
     from ..precise import inputs
 
-    model = problem.make_model(**problem.arguments(index))
+    model = problem.model(index)
     wanted = dict(model) if isinstance(model, dict) else precise.from_model(model)
     if unknown := wanted.keys() - {"depth", "scale"}:
         raise ValueError(f"make_model must give depth and scale where digits are given, not {min(unknown)!r}.")

@@ -16,8 +16,9 @@ import numpy as np
 from .. import validate
 from .alike import structure
 from .axes import OWN
-from .digest import calculates, numeric
+from .digest import numeric
 from .problem import Problem
+from .rounding import rounds_otherwise
 
 
 class Group(NamedTuple):
@@ -30,10 +31,14 @@ class Group(NamedTuple):
 def traceable(problem: Problem) -> tuple[str, ...]:
     """Names of the axes along which make_model can be compiled and gives what it gives when called."""
     first = (0,) * len(problem.axes)
-    made = problem.make_model(**problem.arguments(first))
-    names = [a.name for a in problem.axes if a.numeric and a.name not in OWN]
-    names = tuple(name for name in names if _same_traced(problem, first, (name,), made))
-    if not names or not _same_traced(problem, first, names, made):
+    made = problem.model(first)
+    names = tuple(a.name for a in problem.axes if a.numeric and a.name not in OWN)
+    fits = lambda names: _same_traced(problem, first, names, made)
+    if not fits(names):
+        # Not all together: those that can be alone, if they can be at once.
+        names = tuple(name for name in names if fits((name,)))
+        names = names if fits(names) else ()
+    if not names:
         return ()
     # The first, the middle and the last value of every axis.
     places = [(0, len(axis) // 2, len(axis) - 1) if axis.name in names else () for axis in problem.axes]
@@ -43,15 +48,14 @@ def traceable(problem: Problem) -> tuple[str, ...]:
 
 
 def _same_traced(problem: Problem, index: Sequence[int], names: tuple[str, ...], made: Any) -> bool:
-    """Whether a traced make_model gives the structure that it gives when called, without arithmetic of integers, which
-    overflows in arrays and divides by zero."""
+    """Whether a traced make_model gives the structure that it gives when called, and numbers up to rounding."""
     make, columns = _maker(problem, tuple(index), names), _columns(problem, names, np.array([index]))
     try:
         traced, arrays, rest = eqx.filter_make_jaxpr(make)(*(column[0] for column in columns))
     except Exception:
         # Whatever a function says that cannot be traced; called one by one it may well work.
         return False
-    return structure(eqx.combine(arrays, rest)) == structure(made) and not calculates(traced.jaxpr)
+    return structure(eqx.combine(arrays, rest)) == structure(made) and not rounds_otherwise(traced.jaxpr)
 
 
 def _made(make: Callable, columns: list[Any]) -> Any:
@@ -82,7 +86,7 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
     found: dict[Any, list[tuple[int, Any]]] = {}
     for row, point in enumerate(points):
         try:
-            model = problem.make_model(**problem.arguments(point))
+            model = problem.model(point)
             kind = structure(model)
             if kind not in found:
                 X, y = problem.data[problem.data_index(point)]
@@ -131,7 +135,7 @@ def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
 
 def _compile(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     try:
-        made = problem.make_model(**problem.arguments(index))
+        made = problem.model(index)
     except Exception:
         return None
     if not _same_traced(problem, index, problem.traced, made):
@@ -143,7 +147,7 @@ def _as_called(problem: Problem, points: np.ndarray, traced: Any, rows: Sequence
     """Whether make_model, called at `points` (at `rows` of them), gives what it gave as a program."""
     rows = range(len(points)) if rows is None else rows
     try:
-        called = [problem.make_model(**problem.arguments(points[row])) for row in rows]
+        called = [problem.model(points[row]) for row in rows]
     except Exception:
         return False
     chosen = lambda k: jax.tree.map(lambda leaf: leaf[rows[k]] if eqx.is_array(leaf) else leaf, traced)

@@ -119,7 +119,7 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
         for loss in problem.losses:
             validate.check_data(X, y, loss)
     problem.data = tuple((np.asarray(X, float), np.asarray(y, float)) for X, y in problem.data)
-    model = problem.make_model(**problem.arguments(first))
+    model = problem.model(first)
     X, y = problem.data[problem.data_index(first)]
     validate.check_model(model, jnp.asarray(X), y.shape[1:])
     validate.check_solver(problem.solver)

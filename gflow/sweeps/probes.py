@@ -5,9 +5,10 @@ all over the grid: everywhere if they are of several forms and not too many, at 
 """
 
 import contextlib
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 from .. import validate
 from . import exact
 from .alike import structure
-from .axes import Axis
 from .digest import numbers_of
 from .problem import Problem
 
@@ -37,46 +37,28 @@ class Probes:
 
 def probe(problem: Problem) -> Probes:
     """Raises ValueError where a value of an axis makes no model with the first values of all others."""
-    probes = Probes(alike={"rtol"} & {axis.name for axis in problem.axes})
-    met = set()
-    for position, axis in enumerate(problem.axes):
-        if axis.name in ("rtol", "loss"):
-            continue
-        free = axis.name in problem.traced
-        along = sorted({0, len(axis) - 1}) if free else range(len(axis))
-        forms = set()
-        for k in along:
-            point = tuple(k if other == position else 0 for other in range(len(problem.axes)))
-            try:
-                model = problem.make_model(**problem.arguments(point))
-            except ValueError:
-                raise
-            except Exception:
-                # One bad point: its status will say so.
-                continue
-            probes.numbers.append(numbers_of(model))
-            form = _form(problem, point, model)
-            if form not in met:
-                _check(problem, point, model)
-                probes.models.append((point, model))
-            forms.add(form)
+    probes, met = Probes(), set()
+    along = {axis.name: set() for axis in problem.axes}
+
+    def note(point: tuple[int, ...], model: Any) -> Any:
+        X, y = problem.data[problem.data_index(point)]
+        form = (structure(model), X.shape, y.shape)
+        if form not in met:
+            validate.check_model(model, jnp.asarray(X), y.shape[1:])
+            probes.models.append((point, model))
             met.add(form)
-        if len(forms) == 1:
-            probes.alike.add(axis.name)
+        probes.numbers.append(numbers_of(model))
+        return form
+
+    for name, point, model in _along(problem, problem.model):
+        along[name].add(note(point, model))
+    probes.alike = {name for name, forms in along.items() if len(forms) == 1} | ({"rtol"} & along.keys())
     if not probes.models:
         first = (0,) * len(problem.axes)
-        model = problem.make_model(**problem.arguments(first))
-        probes.models.append((first, model))
-        probes.numbers.append(numbers_of(model))
-        met.add(_form(problem, first, model))
+        note(first, problem.model(first))
     for point in _elsewhere(problem, several=len(met) > 1):
         with contextlib.suppress(Exception):
-            model = problem.make_model(**problem.arguments(point))
-            if (form := _form(problem, point, model)) not in met:
-                _check(problem, point, model)
-                probes.models.append((point, model))
-                met.add(form)
-            probes.numbers.append(numbers_of(model))
+            note(point, problem.model(point))
     return probes
 
 
@@ -84,31 +66,28 @@ def probe_exact(problem: Problem) -> Probes:
     """As `probe`, of depths and scales for the precise backend."""
     first = (0,) * len(problem.axes)
     probes = Probes([(first, exact.arguments(problem, first))])
-    for point in _along(problem.axes):
-        try:
-            probes.numbers.append(numbers_of(exact.arguments(problem, point)))
-        except ValueError:
-            raise
-        except Exception:
-            continue
+    probes.numbers.append(numbers_of(probes.models[0][1]))
+    for _, _, wanted in _along(problem, functools.partial(exact.arguments, problem)):
+        probes.numbers.append(numbers_of(wanted))
     return probes
 
 
-def _form(problem: Problem, point: Sequence[int], model: Any) -> Any:
-    X, y = problem.data[problem.data_index(point)]
-    return structure(model), X.shape, y.shape
-
-
-def _check(problem: Problem, point: Sequence[int], model: Any) -> None:
-    X, y = problem.data[problem.data_index(point)]
-    validate.check_model(model, jnp.asarray(X), y.shape[1:])
-
-
-def _along(axes: Sequence[Axis]) -> Iterator[tuple[int, ...]]:
-    """The points along each axis, at the first values of the others."""
-    for axis in axes:
-        for k in range(len(axis)):
-            yield tuple(k if other is axis else 0 for other in axes)
+def _along(problem: Problem, make: Callable) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    """What `make` gives at the points along each axis, at the first values of the others; at the ends of an axis where
+    a program makes the rest."""
+    for position, axis in enumerate(problem.axes):
+        if axis.name in ("rtol", "loss"):
+            continue
+        for k in sorted({0, len(axis) - 1}) if axis.name in problem.traced else range(len(axis)):
+            point = tuple(k if other == position else 0 for other in range(len(problem.axes)))
+            try:
+                made = make(point)
+            except ValueError:
+                raise
+            except Exception:
+                # One bad point: its status will say so.
+                continue
+            yield axis.name, point, made
 
 
 def _elsewhere(problem: Problem, several: bool) -> Iterable[tuple[int, ...]]:

@@ -78,6 +78,10 @@ class Problem:
             point["dim"] = np.shape(X)[1]
         return point
 
+    def model(self, index: Sequence[int] | np.ndarray) -> Any:
+        """What make_model gives at a point."""
+        return self.make_model(**self.arguments(index))
+
     def describe(self, index: Sequence[int] | np.ndarray) -> str:
         """A point in words."""
         return ", ".join(f"{a.name} = {a.labels[k]}" for a, k in zip(self.axes, index, strict=True))

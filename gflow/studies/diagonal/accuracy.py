@@ -64,10 +64,10 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
                 brackets[a, j] = (place[max(k - 1, 0)], place[k]) if k >= 0 else (np.inf, np.inf)
                 if k > 0:
                     inside.append(np.linspace(place[k - 1], place[k], each + 2)[1:-1])
-            spare = SAVES - sum(map(len, inside))
-            dips = _dips(known[a][1])
-            for k in dips[: spare // 4]:
-                inside.append(np.linspace(place[k - 1], place[k + 1], spare // min(len(dips), spare // 4) + 2)[1:-1])
+            room = SAVES - sum(map(len, inside))
+            dips = _dips(known[a][1])[: room // 4]
+            for k in dips:
+                inside.append(np.linspace(place[k - 1], place[k + 1], room // len(dips) + 2)[1:-1])
             points = np.unique(np.concatenate(inside)) if inside else np.empty(0)
             # Filled up with points before the first, which cost nothing.
             start = points[0] if points.size else _RANGE[0] + 1
