@@ -90,6 +90,7 @@ QUESTIONED = {
     "at a fixed scale beta / gamma tends to the l1": "holds with the condition that D = 2 and no positive multiplier",
     "alpha -> infinity at fixed mu leads to the Q_mu": "holds with the condition that no sample leaves the margin",
     "the flow at alpha^D = 1e+06 is at Q_mu": "holds with the condition that no sample leaves the margin",
+    "collapse on mu": "holds with the condition that alpha^D >= 10",
     "an excess of 1e-6 is reached": "holds with the condition that D = 2",
     "D > 2: the limit is the vertex of least": "fails on set 11, D = 3, alpha = 0.05",
     "D > 2: the limit is the l1 max margin": "fails on set 33, D = 3, alpha = 0.05",
