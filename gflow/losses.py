@@ -102,6 +102,15 @@ class AbstractLoss(eqx.Module):
         """The nearest dual variables that Newton's method may go on from."""
 
 
+def _log_sum_exp(z: Array) -> tuple[Array, Array]:
+    """log sum e^z, and the share of each term in the sum."""
+    top = jax.lax.stop_gradient(jnp.max(z))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    terms = jnp.exp(z - top)
+    total = jnp.sum(terms)
+    return jnp.log(total) + top, terms / total
+
+
 class MarginLoss(AbstractLoss):
     """A loss l(m) of the margins m_n = y_n f_n, y_n in {-1, +1}, that falls like e^-m.
 
@@ -151,8 +160,7 @@ class MarginLoss(AbstractLoss):
         width = jnp.maximum(1.0, blur * scale)
         omega, domega = self.log_slope(y * f)
         rho, drho = self.log_ratio(y * f)
-        total = jax.nn.logsumexp(dual + rho)
-        p = jnp.exp(dual + rho - total)
+        total, p = _log_sum_exp(dual + rho)
         return DualRows(
             miss=(width * dual - omega - gamma + math.log(f.shape[0])) / scale,
             by_output=-y * domega / scale,
@@ -200,10 +208,10 @@ class Exponential(MarginLoss):
         # Near m = 0 (small initial scales) the sum of exponentials is 1 up to rounding: keep what differs from 1.
         near = jnp.max(jnp.abs(m)) < 0.5
         fine = -jnp.log1p(jnp.mean(jnp.expm1(-jnp.where(near, m, 0.0))))
-        return jnp.where(near, fine, math.log(m.shape[0]) - jax.nn.logsumexp(-m))
+        return jnp.where(near, fine, math.log(m.shape[0]) - _log_sum_exp(-m)[0])
 
     def weights(self, f, y):
-        return y * jax.nn.softmax(-y * f)
+        return y * _log_sum_exp(-(y * f))[1]
 
     def log_slope(self, m):
         return -m, -jnp.ones_like(m)
@@ -243,7 +251,7 @@ class Logistic(MarginLoss):
     reduction: Literal["mean", "sum"] = eqx.field(default="mean", static=True, kw_only=True)
 
     def neg_log_mean(self, f, y):
-        return math.log(f.shape[0]) - jax.nn.logsumexp(_log_softplus(-y * f))
+        return math.log(f.shape[0]) - _log_sum_exp(_log_softplus(-y * f))[0]
 
     def weights(self, f, y):
         m = y * f

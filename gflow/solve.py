@@ -126,7 +126,7 @@ def gradient_flow(
         engine, flow = _SMOOTH, flow or Flow(turned(chart_of(model, X, targets, loss, observed)), X, targets, loss)
     else:
         engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
-    validate.check_points(clock, stop, save, _gamma(flow))
+    validate.check_points(clock, stop, save)
     earlier = None
     if resume is not None:
         flow, stop, save, earlier = _continue(resume, flow, clock, stop, save)
@@ -150,6 +150,7 @@ def gradient_flow(
     taken = 0
     if resume is None:
         position = engine.start(flow, phases[0].solver, rtol)
+        validate.check_start(clock, stop, save, position.gamma)
     else:
         position = driver.with_status(resume.position, Status.running)
         taken = position.steps + position.rejected
@@ -219,11 +220,6 @@ _SMOOTH = _Engine.of(driver)
 _PIECEWISE = _Engine.of(kinks_loop)
 
 
-@eqx.filter_jit
-def _gamma(flow: Flow) -> Array:
-    return flow.gamma(flow.chart.coordinates())
-
-
 def _phases(flow: Flow, clock: AbstractClock, end: Any, resume: Any) -> tuple[Phase, ...]:
     if resume is not None or validate.traced(end):
         return choose(flow, None)
@@ -241,24 +237,26 @@ def _collect(
     logs: list[EventLog],
 ) -> Trajectory:
     coordinates, gamma, log_time = saves.coordinates, saves.gamma, saves.log_time
-    last = coordinates[-1]
+    last = np.asarray(coordinates)[-1] if concrete else coordinates[-1]
     if concrete:
         filled = min(int(saves.filled), count)
-        keep = slice(0, filled)
-        coordinates, gamma, log_time = coordinates[keep], gamma[keep], log_time[keep]
+        # By NumPy: nothing is compiled for it.
+        coordinates, gamma, log_time = (np.asarray(v)[:filled] for v in (coordinates, gamma, log_time))
         if int(position.status) != Status.success:
             # The point of failure is the last row.
             last = position.state[:-1]
-            coordinates = jnp.concatenate([coordinates, last[None]])
-            gamma = jnp.append(gamma, position.gamma)
-            log_time = jnp.append(log_time, position.log_time)
+            coordinates = np.concatenate([coordinates, last[None]])
+            gamma = np.append(gamma, position.gamma)
+            log_time = np.append(log_time, position.log_time)
+        coordinates, gamma, log_time = map(jnp.asarray, (coordinates, gamma, log_time))
     else:
         coordinates, gamma, log_time = coordinates[:count], gamma[:count], log_time[:count]
     models = models_at(flow.chart, coordinates)
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
-    wasted = (5 * position.rejected > 2 * position.steps) & (position.steps + position.rejected > 200)
+    steps, rejected = (v if not concrete else np.asarray(v) for v in (position.steps, position.rejected))
+    wasted = (5 * rejected > 2 * steps) & (steps + rejected > 200)
     # The model is looked at only where there is something to say.
-    stats["chattering"] = wasted & ((not concrete or bool(wasted)) and has_undeclared_kinks(flow))
+    stats["chattering"] = jnp.asarray(wasted & ((not concrete or bool(wasted)) and has_undeclared_kinks(flow)))
     log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
         models, model_at(flow.chart, last), gamma, log_time, measured(models), position.status, stats, clock, flow,

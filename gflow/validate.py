@@ -123,7 +123,7 @@ def check_model(model: Any, X: Any, outputs: tuple[int, ...] = ()) -> None:
         if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
             raise ValueError("model must hold finite values, but a leaf holds NaN or infinite values.")
     try:
-        out = eqx.filter_eval_shape(_call, model, X[0])
+        out = eqx.filter_eval_shape(_call, model, jax.ShapeDtypeStruct(X.shape[1:], X.dtype))
     except Exception as error:
         raise ValueError(
             f"model must map one sample of shape {np.shape(X)[1:]} to {'an array' if outputs else 'a number'}, but "
@@ -187,8 +187,8 @@ def check_numbers(rtol: Any, max_steps: Any) -> None:
         raise ValueError(f"max_steps must be a positive integer, not {max_steps}.")
 
 
-def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
-    """Stop and save points of the clock, for a flow that starts at `gamma0`."""
+def check_points(clock: Any, stop: Any, save: Any) -> None:
+    """Stop and save points of the clock, by themselves."""
     if not isinstance(clock, AbstractClock):
         raise ValueError(
             "clock must be gflow.LossClock(), gflow.TimeClock() or gflow.LogTimeClock(), "
@@ -203,6 +203,12 @@ def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
         raise ValueError(f"stop must be one number, not an array of shape {np.shape(stop)}; use save for several.")
     if save is not None and (np.ndim(save) != 1 or np.size(save) == 0):
         raise ValueError(f"save must be a non-empty array of shape (S,), not of shape {np.shape(save)}.")
+    if save is not None and not traced(save) and not np.all(np.diff(np.asarray(save, float)) > 0):
+        raise ValueError("save must be strictly increasing; sort it and drop repeated points.")
+
+
+def check_start(clock: AbstractClock, stop: Any, save: Any, gamma0: Any) -> None:
+    """Stop and save points, for a flow that starts at `gamma0`."""
     if traced(stop, save, gamma0):
         return
     start = float(gamma0) + 0.0 if clock.counts_loss else 0.0  # + 0.0: no -0 in messages
@@ -211,15 +217,11 @@ def check_points(clock: Any, stop: Any, save: Any, gamma0: Any) -> None:
         raise ValueError(
             f"{name} must be finite and above the start: {clock.label} starts at {start:.6g}, and {name} is {last:.6g}."
         )
-    if save is not None:
-        points = np.asarray(save)
-        if not np.all(np.diff(points) > 0):
-            raise ValueError("save must be strictly increasing; sort it and drop repeated points.")
-        if not (points[0] > start and points[-1] <= last):
-            raise ValueError(
-                f"save must lie in (start, stop] = ({start:.6g}, {last:.6g}] in the coordinate of the clock "
-                f"({clock.label}), but it spans [{points[0]:.6g}, {points[-1]:.6g}]."
-            )
+    if save is not None and not (np.asarray(save)[0] > start and np.asarray(save)[-1] <= last):
+        raise ValueError(
+            f"save must lie in (start, stop] = ({start:.6g}, {last:.6g}] in the coordinate of the clock "
+            f"({clock.label}), but it spans [{np.asarray(save)[0]:.6g}, {np.asarray(save)[-1]:.6g}]."
+        )
 
 
 def check_separable(model: Any, X: Any, y: Any, loss: AbstractLoss, clock: AbstractClock, stop: Any) -> None:

@@ -21,7 +21,7 @@ from ..flow import Flow
 from ..losses import Square
 from ..solvers import LogRadau, StepControl
 from ..status import as_code, Status
-from .passage import beyond, passage, rates, reading
+from .passage import beyond, passage, rates
 from .position import order_of, Position, Saves, terms_of, with_status, with_tolerances
 
 # F is brought back to size one when it leaves exp(+-GAUGE_RANGE).
@@ -64,8 +64,9 @@ def advance(
     last = targets.shape[0]
     until = position.steps + position.rejected + budget
 
-    value = functools.partial(reading, flow, clock)
-    distance = functools.partial(beyond, clock)
+    def passes(p: Position, k):
+        """Whether the save point `k` is behind `p`."""
+        return (k < last) & (beyond(clock, p.inner(clock), targets[jnp.minimum(k, last - 1)]) >= 0)
 
     def take(p: Position):
         ready = with_tolerances(solver, flow, p.state, rtol)
@@ -73,7 +74,9 @@ def advance(
 
     def depart(p: Position, ahead: Position, dense, k) -> _Landing:
         along = solver.interpolation_cls(t0=zero, t1=p.h, **dense).evaluate
-        left = jax.lax.stop_gradient(passage(flow, clock, along, p.h, p.gauge, targets[jnp.minimum(k, last - 1)]))
+        target = targets[jnp.minimum(k, last - 1)]
+        ends = p.inner(clock), ahead.inner(clock)
+        left = jax.lax.stop_gradient(passage(flow, clock, along, p.h, p.gauge, target, ends))
         start = eqx.tree_at(lambda q: (q.h, q.status), p, (left, ahead.status))
         if implicit:
             start = eqx.tree_at(lambda q: q.solver, start, solver.again(p.solver, ahead.solver))
@@ -83,8 +86,8 @@ def advance(
         """A step from `p`: where it leads, whether to keep it, and `p` as it tries again."""
         y1, e, dense, solver_state, result = take(p)
         e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
-        size, sight = flow.error(e, p.state, p.sight, y1)
-        size = solver.local_error(flow, size, p.state, p.sight, y1, solver_state) if implicit else size
+        local_error = functools.partial(solver.local_error, flow, solver_state) if implicit else flow.error
+        size, sight = local_error(e, p.state, p.sight, y1)
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
@@ -132,13 +135,13 @@ def advance(
         )
         return y1, dense, keep, after, retry
 
-    def land(p: Position, landing: _Landing, saves: Saves, outcome) -> tuple[_Landing, Saves]:
-        """What the step of an excursion has brought."""
+    def land(landing: _Landing, saves: Saves, outcome) -> tuple[_Landing, Saves]:
+        """What the step of an excursion has brought. It is active until it has landed."""
         y1, _, keep, after, retry = outcome
         q, k = landing.at, saves.filled
         field, slope = solver.end_rates(after.solver) if implicit else rates(flow, y1, q.gauge)
         speed = slope if clock.counts_loss else field[-1] / y1[-1] + slope
-        reached = value(y1, q.gauge)
+        reached = after.inner(clock)
         ds = (aims[jnp.minimum(k, last - 1)] - reached) / speed
         ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < q.h), ds, 0.0)
         whole = keep & (q.h >= landing.left)
@@ -150,11 +153,12 @@ def advance(
         landed = whole & near
         lost = whole & ~near & (landing.tries >= _MOST_TRIES)
         ended = y1 + ds * field
+        gamma = flow.gamma(ended[:-1])
         put = lambda rows, v: rows.at[k].set(jnp.where(landed, v, rows[k]), mode="drop")
         saves = Saves(
             put(saves.coordinates, ended[:-1]),
-            put(saves.gamma, flow.gamma(ended[:-1])),
-            put(saves.log_time, flow.log_time(ended, q.gauge)),
+            put(saves.gamma, gamma),
+            put(saves.log_time, jnp.log(ended[-1]) + q.gauge + gamma),
             k + landed.astype(int),
         )
         # A shortened step goes part of the way; a whole one that missed is repeated with its length corrected.
@@ -166,13 +170,7 @@ def advance(
         status = jnp.where(whole, Status.running, nxt.status)
         status = as_code(jnp.where(lost, int(Status.step_too_small), status))
         at = eqx.tree_at(lambda r: (r.h, r.status), nxt, (h, status))
-        on = _Landing(landing.active, at, left, landing.tries + 1, landing.ahead, landing.dense)
-        target = targets[jnp.minimum(saves.filled, last - 1)]
-        more = (saves.filled < last) & (distance(value(landing.ahead.state, landing.ahead.gauge), target) >= 0)
-        on = jax.lax.cond(
-            landed & more, lambda: depart(p, landing.ahead, landing.dense, saves.filled), lambda: on
-        )
-        return eqx.tree_at(lambda o: o.active, on, ~landed | more), saves
+        return _Landing(~landed, at, left, landing.tries + 1, landing.ahead, landing.dense), saves
 
     def body(carry):
         p, landing, saves = carry
@@ -180,21 +178,22 @@ def advance(
         _, dense, keep, after, retry = outcome
 
         def on_excursion(p, landing, saves):
-            landing, saves = land(p, landing, saves, outcome)
+            landing, saves = land(landing, saves, outcome)
+            departs = ~landing.active & passes(landing.ahead, saves.filled)
             done = saves.filled == last
-            onward = landing.ahead
-            p = _pick(landing.active | done, p, onward)
+            p = _pick(landing.active | departs | done, p, landing.ahead)
             status = jnp.where(landing.active, landing.at.status, p.status)
-            return with_status(p, jnp.where(done, Status.success, status)), landing, saves
+            return with_status(p, jnp.where(done, Status.success, status)), landing, saves, departs
 
         def on_the_path(p, landing, saves):
-            k = jnp.minimum(saves.filled, last - 1)
-            passes = keep & (saves.filled < last) & (distance(value(after.state, after.gauge), targets[k]) >= 0)
-            landing = jax.lax.cond(passes, lambda: depart(p, after, dense, k), lambda: landing)
-            p = _pick(passes, p, _pick(keep, after, retry))
-            return p, landing, saves
+            departs = keep & passes(after, saves.filled)
+            landing = eqx.tree_at(lambda o: (o.ahead, o.dense), landing, (after, dense))
+            return _pick(departs, p, _pick(keep, after, retry)), landing, saves, departs
 
-        p, landing, saves = jax.lax.cond(landing.active, on_excursion, on_the_path, p, landing, saves)
+        p, landing, saves, departs = jax.lax.cond(landing.active, on_excursion, on_the_path, p, landing, saves)
+        landing = jax.lax.cond(
+            departs, lambda: depart(p, landing.ahead, landing.dense, saves.filled), lambda: landing
+        )
         out = (p.status == Status.running) & ~landing.active & (p.steps + p.rejected >= max_steps)
         return with_status(p, jnp.where(out, Status.max_steps, p.status)), landing, saves
 

@@ -1,5 +1,6 @@
 """Where a step passes a target of the clock."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,11 +21,16 @@ def beyond(clock: AbstractClock, reached: Array, target: Array) -> Array:
     return reached - target if clock.counts_loss else jnp.expm1(reached - target)
 
 
-def passage(flow: Flow, clock: AbstractClock, along: Any, reach: Array, gauge: Array, target: Array) -> Array:
-    """How far the target is from the start of a step that passes it within `reach`, by its dense output `along`."""
+def passage(
+    flow: Flow, clock: AbstractClock, along: Any, reach: Array, gauge: Array, target: Array, ends: tuple[Array, Array]
+) -> Array:
+    """How far the target is from the start of a step that passes it within `reach`, by its dense output `along`.
+    `ends` are the readings at both ends of the step."""
     # Gamma may grow by many orders of magnitude in a step.
     even = (lambda v: jnp.arcsinh(v)) if clock.counts_loss else (lambda v: v)
-    return reach * root(lambda x: beyond(clock, even(reading(flow, clock, along(x * reach), gauge)), even(target)))
+    past = lambda reached: beyond(clock, even(reached), even(target))
+    begin, end = ends
+    return reach * root(lambda x: past(reading(flow, clock, along(x * reach), gauge)), past(begin), past(end))
 
 
 def rates(flow: Flow, state: Array, gauge: Array) -> tuple[Array, Array]:
@@ -32,8 +38,9 @@ def rates(flow: Flow, state: Array, gauge: Array) -> tuple[Array, Array]:
     return flow.field(jnp.zeros(()), state, gauge), flow.rate(state[:-1]).gamma
 
 
-def root(f) -> Array:
-    """Root in [0, 1] of an increasing f with f(0) < 0 <= f(1), by the Illinois method with bisection in between."""
+def root(f: Callable, f0: Array, f1: Array) -> Array:
+    """Root in [0, 1] of an increasing f with f(0) = f0 < 0 <= f(1) = f1, by the Illinois method with bisection in
+    between."""
 
     def step(carry):
         lo, hi, flo, fhi, side, n = carry
@@ -58,5 +65,5 @@ def root(f) -> Array:
         return (n < 60) & (hi - lo > 1e-9 * hi) & (fhi > 0)
 
     one = jnp.ones(())
-    lo, hi, flo, fhi, _, _ = jax.lax.while_loop(wide, step, (0 * one, one, f(0 * one), f(one), 0, 0))
+    lo, hi, flo, fhi, _, _ = jax.lax.while_loop(wide, step, (0 * one, one, f0, f1, 0, 0))
     return jnp.where(fhi <= 0, hi, jnp.where(jnp.isfinite(flo) & (fhi > flo), hi - fhi * (hi - lo) / (fhi - flo), hi))

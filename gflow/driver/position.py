@@ -39,6 +39,10 @@ class Position(eqx.Module):
     def log_time(self) -> Float[Array, ""]:
         return jnp.log(self.state[-1]) + self.gauge + self.gamma
 
+    def inner(self, clock: AbstractClock) -> Float[Array, ""]:
+        """The inner coordinate of the clock."""
+        return self.gamma if clock.counts_loss else self.log_time
+
 
 class Saves(eqx.Module):
     """What has been passed: a row per save point, NaN where not reached."""

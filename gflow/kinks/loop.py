@@ -164,6 +164,8 @@ def advance(
         far = keep & (state[-1] > 0) & (jnp.abs(jnp.log(state[-1])) > driver.GAUGE_RANGE)
         shift = jnp.where(far, jnp.log(state[-1]), 0.0)
 
+        here = driver.reading(flow, clock, state, p.gauge)
+
         def land(saves):
             """The next save, which the step has passed."""
 
@@ -185,7 +187,7 @@ def advance(
                 return low, high, jnp.where(inside, s + ds, 0.5 * (low + high)), y, off, count + 1
 
             reach = jnp.where(lands, x, 1.0) * p.h
-            s = driver.passage(flow, clock, along, reach, p.gauge, targets[saves.filled])
+            s = driver.passage(flow, clock, along, reach, p.gauge, targets[saves.filled], (p.inner(clock), here))
             # Two corrections at least: the last one, of an Euler step, is to be of rounding size.
             unfinished = lambda carry: (carry[5] < 2) | ((carry[4] > 1e-9 * reach) & (carry[5] < 40))
             found = (zero, reach, s, p.state, jnp.asarray(jnp.inf), 0)
@@ -203,7 +205,6 @@ def advance(
                 saves.filled + 1,
             )
 
-        here = driver.reading(flow, clock, state, p.gauge)
         due = lambda s: targets[jnp.minimum(s.filled, last - 1)]
         passed = lambda s: keep & (s.filled < last) & (driver.beyond(clock, here, due(s)) >= 0)
         # In a branch of its own, or XLA would move what does not change between the saves out of the loop, to every

@@ -24,17 +24,23 @@ _LOG_2 = math.log(2.0)
 @jax.custom_jvp
 def exp_difference(mean: Array, half: Array) -> Array:
     """e^(mean + half) - e^(mean - half), to full relative accuracy also where half is tiny."""
-    near = jnp.abs(half) < 1.0
-    small = 2.0 * jnp.exp(mean) * jnp.sinh(jnp.where(near, half, 0.0))
-    return jnp.where(near, small, jnp.exp(mean + half) - jnp.exp(mean - half))
+    larger, lost = _larger(mean, half)
+    return -jnp.sign(half) * larger * lost
+
+
+def _larger(mean: Array, half: Array) -> tuple[Array, Array]:
+    """The larger of e^(mean +- half), and the other divided by it, minus one."""
+    size = jnp.abs(half)
+    return jnp.exp(mean + size), jnp.expm1(-2.0 * size)
 
 
 @exp_difference.defjvp
 def _(primals, tangents):
     mean, half = primals
     dmean, dhalf = tangents
+    larger, lost = _larger(mean, half)
     value = exp_difference(mean, half)
-    return value, value * dmean + (jnp.exp(mean + half) + jnp.exp(mean - half)) * dhalf
+    return value, value * dmean + larger * (2.0 + lost) * dhalf
 
 
 # One program: read outside of jit, every operation of it would be compiled by itself.

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import diffrax
+import jax
 
 from ..flow import Flow
 from ..losses import MarginLoss
@@ -36,7 +37,7 @@ def choose(flow: Flow, target: float | None) -> tuple[Phase, ...]:
     up, or at once if the run goes far.
     """
     explicit, implicit = diffrax.Dopri8(scan_kind="lax"), LogRadau()
-    parameters = flow.chart.coordinates().size
+    parameters = jax.eval_shape(flow.chart.coordinates).size
     # More samples than parameters: what is solved for is the parameters.
     # The dual variables of LogRadau are those of the loss itself. Where a sample has many outputs, mostly linear in the
     # last layer, explicit steps are cheap and few.

@@ -46,6 +46,8 @@ _KINK = 0.05
 _LARGE = 20_000
 # Largest Newton system, in unknowns, with the coordinates left in it.
 _LARGEST_FULL = 600
+# Below, the full system is compiled once, whatever it costs: in unknowns.
+_SMALL_FULL = 100
 # Failures after which the continuation is tried, which is dear.
 _PATIENCE = 1
 
@@ -141,12 +143,14 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         return _POWER * self.stages
 
     def local_error(
-        self, flow: Flow, estimate: Array, before: Array, seen: Sight, after: Array, state: _State
-    ) -> Array:
-        """What the step misses by: for its smooth part from `estimate`, the relative size of the highest collocation
-        coefficient, which falls like h^stages where the error falls like h^(2 stages) at best; and across kinks."""
-        kink, _ = flow.error(state.kink, before, seen, after)
-        return jnp.maximum(estimate**_POWER, kink)
+        self, flow: Flow, state: _State, e: Array, before: Array, seen: Sight, after: Array
+    ) -> tuple[Array, Sight]:
+        """What the step misses by: for its smooth part from `e`, the relative size of the highest collocation
+        coefficient, which falls like h^stages where the error falls like h^(2 stages) at best; and across kinks. And
+        what is seen after it."""
+        error = jax.vmap(lambda e: flow.error(e, before, seen, after), out_axes=(0, None))
+        (smooth, kink), sight = error(jnp.stack([e, state.kink]))
+        return jnp.maximum(smooth**_POWER, kink), sight
 
     def init(self, terms, t0, t1, y0, args):
         flow, a = terms.flow, y0[:-1]
@@ -274,6 +278,8 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         if N > P:
             # Beyond, margins no longer tell the weights; but then no more samples carry weight than there are
             # parameters, and one.
+            if s * (2 * P + 3) <= _SMALL_FULL:
+                return in_full(o, P + 1)
             far = jnp.max(1.0 / jnp.max(jnp.abs(jnp.diagonal(o.by_dual, axis1=1, axis2=2)), axis=1)) > 1e8
             return jax.lax.cond(far, lambda o: in_full(o, P + 1), lambda o: in_full(o, 0), o)
         if not flow.chart.linear or s * (P + N + 2) > _LARGEST_FULL:
