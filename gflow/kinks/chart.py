@@ -133,7 +133,9 @@ def pull_on(pattern: Pattern, E: Array, p: Array, n: Array) -> tuple[Array, Arra
 
     def held():
         mu = -jnp.einsum("jkr,jr->jk", pattern.holds, G)
-        return G + mu @ E, mu
+        # As many kinks as dimensions hold a neuron at the origin, exactly.
+        rests = jnp.sum(pattern.sides == 0, axis=1, keepdims=True) >= E.shape[1]
+        return jnp.where(rests, 0.0, G + mu @ E), mu
 
     G, mu = jax.lax.cond(pattern.slides, held, lambda: (G, jnp.zeros_like(h)))
     return h, G, mu

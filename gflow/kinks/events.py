@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
+from .box import Decision, inverse, least_norm
 from .chart import Pattern, PiecewiseChart, pull_on
+from .origin import from_origin, released
 from .search import ARMED
 
 KINDS = ("up", "down", "slide", "leave up", "leave down", "stay", "near")
@@ -176,25 +178,11 @@ def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
     return slacks(chart, v[j][None], output[j][None], pattern, *chart.pulls(c))[kind, 0, k]
 
 
-class Decision(NamedTuple):
-    """How one neuron goes on from kinks."""
-
-    v: Float[Array, " r"]
-    sides: Int[Array, " k"]
-    holds: Float[Array, "k r"]
-    unique: Bool[Array, ""]
-    dependent: Bool[Array, ""]
-
-
-def _inverse(E: Array, which: Array) -> Array:
-    """Inverse of the Gram matrix of the chosen directions; zero beside it."""
-    both = which[:, None] & which[None]
-    gram = jnp.where(both, E @ E.T, 0.0) + jnp.diag(jnp.where(which, 0.0, 1.0))
-    return jnp.where(both, jnp.linalg.inv(gram), 0.0)
-
-
-def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, p: Array, n: Array) -> Decision:
-    """A neuron with output weight `a` that slides on kinks (sides 0) and has `met` others from their `sides`."""
+def decide(
+    chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, freed: Array, p: Array, n: Array
+) -> Decision:
+    """A neuron with output weight `a` that slides on kinks (sides 0) and has `met` others from their `sides`, or has
+    been `freed` from a kink to its side."""
     E = chart.directions
     attracts = a * (p - n) < 0
     crosses = met & ~attracts
@@ -203,80 +191,18 @@ def decide(chart: PiecewiseChart, v: Array, a: Array, sides: Array, met: Array, 
     sides = jnp.where(crosses, -sides, jnp.where(on, 0, sides))
     # Onto the kinks, exactly; a neuron left with nothing has come to the origin, where all kinks meet.
     before = jnp.sum(v**2)
-    v = v - (_inverse(E, on) @ (E @ v)) @ E
+    v = v - (inverse(E, on) @ (E @ v)) @ E
     at_origin = (jnp.sum(v**2) <= 1e-24 * before) & ~jnp.all(on)
     held = on & ~met
     reach = E @ E.T
-    spans = jnp.sum(reach * (_inverse(E, held) @ reach), axis=0)
+    spans = jnp.sum(reach * (inverse(E, held) @ reach), axis=0)
     dependent = jnp.any(met & (1.0 - spans < _DEPENDENT))
-    go_on = lambda: Decision(v, *_least_norm(E, a, sides, box, p, n), jnp.asarray(True), dependent)
-    return jax.lax.cond(at_origin, lambda: from_origin(chart, a, p, n), go_on)
-
-
-def _least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array) -> tuple[Array, Array]:
-    """Sides at which |G| is least over mu_k in [p_k, n_k], k in `box`: principal pivoting by least index, which ends
-    because the Gram matrix is positive definite (Murty 1974). Sides 0 outside of the box stay."""
-    toward, scale = jnp.sign(p - n), jnp.sqrt(jnp.sum(p**2 + n**2))
-
-    def wrong(sides):
-        slides = sides == 0
-        G = jnp.where(sides > 0, p, jnp.where(sides < 0, n, 0.0)) @ E
-        inverse = _inverse(E, slides)
-        mu = -(inverse @ (E @ G))
-        speed = jnp.sign(a) * (E @ (G + mu @ E))
-        small = 1e-13 * scale
-        above, below = slides & ((p - mu) * toward < -small), slides & ((mu - n) * toward < -small)
-        inward = ((sides > 0) & (speed < -small)) | ((sides < 0) & (speed > small))
-        to = jnp.where(above, 1, jnp.where(below, -1, 0))
-        bad = box & (above | below | inward)
-        first = jnp.argmax(bad)
-        return jnp.where((jnp.arange(sides.size) == first) & bad, to, sides), inverse @ E, jnp.any(bad)
-
-    def pivot(carry):
-        sides, _, _, count = carry
-        return *wrong(sides), count + 1
-
-    # The last pass changes nothing, and its inverse belongs to the sides that are left.
-    unfinished = lambda carry: carry[2] & (carry[3] < 20 + 10 * sides.size)
-    start = (sides, jnp.zeros_like(E), jnp.asarray(True), 0)
-    sides, holds, _, _ = jax.lax.while_loop(unfinished, pivot, start)
-    return sides, holds
-
-
-def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision:
-    """A neuron at the origin, on all kinks at once: it stays, or leaves along its velocity a G. Of the kinks that
-    attract, G is of least norm; those that repel are first weighed with the slope `at_kink`, and then taken on the
-    side to which the velocity leads, by iteration."""
-    E, slope = chart.directions, chart.at_kink
-    s = chart.layer.slope
-    stay = (slope < 0) | (a == 0)
-    blend = 0.5 if s == 1 else (jnp.where(stay, 1.0, slope) - s) / (1.0 - s)
-    attracts = a * (p - n) < 0
-
-    def settle(sides):
-        sides, holds = _least_norm(E, a, jnp.where(attracts, 0, sides), attracts, p, n)
-        G = jnp.where(sides > 0, p, jnp.where(sides < 0, n, 0.0)) @ E
-        return sides, holds, a * (E @ (G - (holds @ G) @ E))
-
-    def again(carry):
-        sides, _, count = carry
-        settled, _, speed = settle(sides)
-        return jnp.where(attracts, settled, jnp.where(speed < 0, -1, 1)), sides, count + 1
-
-    first = jnp.where(a * (E @ ((n + blend * (p - n)) @ E)) < 0, -1, 1)
-    unfinished = lambda carry: jnp.any(carry[0] != carry[1]) & (carry[2] < 2 * E.shape[0])
-    sides, _, _ = jax.lax.while_loop(unfinished, again, again((first, first, 0)))
-    sides, holds, speed = settle(sides)
-    # More kinks that attract than dimensions, or sides that go round in circles.
-    small = 1e-9 * jnp.max(jnp.abs(speed))
-    fits = jnp.where(sides == 0, jnp.abs(speed), -sides * speed) <= small
-    return Decision(
-        jnp.zeros(E.shape[1]),
-        jnp.where(stay, 0, sides),
-        jnp.where(stay, chart.held, holds),
-        jnp.asarray(False),
-        ~stay & ~jnp.all(fits),
+    go_on = lambda: Decision(v, *least_norm(E, a, sides, box, p, n), jnp.asarray(True), dependent)
+    held_before = (before == 0) & jnp.any(freed) & (jnp.sum(on) == E.shape[1] - 1)
+    there = lambda: jax.lax.cond(
+        held_before, lambda: released(chart, a, sides, freed, p, n), lambda: from_origin(chart, a, p, n)
     )
+    return jax.lax.cond(at_origin, there, go_on)
 
 
 def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> Decision:
@@ -296,14 +222,6 @@ def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> D
     stays = open_ & (chart.at_kink < 0)
     out = jnp.where(up <= 0, -1, jnp.where(down >= 0, 1, jnp.where(speed < 0, -1, 1)))
     sides = jnp.where(on, jnp.where(stays, 0, out), sides)
-    settled = decide(chart, v, a, sides, on & attracts, p, n)
-    origin = from_origin(chart, a, p, n)
-    still = jnp.all(on)
-    take = lambda yes, no: jnp.where(still, yes, no)
-    return Decision(
-        v,
-        take(origin.sides, settled.sides),
-        take(origin.holds, settled.holds),
-        take(False, ~jnp.any(open_)),
-        take(origin.dependent, settled.dependent),
-    )
+    none = jnp.zeros_like(on)
+    settle = lambda: decide(chart, v, a, sides, on & attracts, none, p, n)._replace(v=v, unique=~jnp.any(open_))
+    return jax.lax.cond(jnp.all(on), lambda: from_origin(chart, a, p, n), settle)

@@ -28,7 +28,6 @@ from .events import (
     at_start,
     blur,
     decide,
-    Decision,
     empty_log,
     EventLog,
     KINDS,
@@ -324,7 +323,7 @@ def _meet(
         left = jnp.where(turns & ~stays & slides, jnp.where(growth > 0, -1, 1), left)
         met = this & (kind == 0) & ~slides
         pulls = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
-        new: Decision = decide(chart, v[j], output[j], left, met, *pulls)
+        new = decide(chart, v[j], output[j], left, met, this & slides, *pulls)
         kinds = jnp.where(slides, jnp.where(new.sides > 0, 3, 4), jnp.where(new.sides > 0, 0, 1))
         kinds = jnp.where(new.sides == 0, jnp.where(slides, 5, 2), kinds)
         changed = (new.sides != sides) | (turns & stays & slides)
