@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 
 from gflow import limits  # noqa: E402
 from gflow.studies.diagonal import depth, irreversible, problems  # noqa: E402
+from gflow.studies.figures import COLOURS  # noqa: E402
 
 X, y = problems.separable(33), np.ones(4)
 l1, l2 = limits.l1_max_margin(X, y), limits.l2_max_margin(X, y)
@@ -42,7 +43,7 @@ figure, left = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for k, scale in enumerate((0.1, 1.0, 10.0, 100.0)):
     value = np.abs(runs.beta[k]).sum(-1) / (runs.beta[k] @ X.T).min(-1) / np.abs(l1.beta).sum() - 1
     value = np.where(value > 0, value, np.nan)
-    left.loglog(scale**2 / gamma, value, color=problems.COLOURS[k], label=f"α = {scale:g}")
+    left.loglog(scale**2 / gamma, value, color=COLOURS[k], label=f"α = {scale:g}")
 left.loglog(mus, limits.excess_l1(Q.beta, l1), ":", color="black", label=r"$Q_\mu$ max margin")
 left.set(xlabel=r"$\mu=\alpha^2/\gamma$", ylabel=r"excess $\ell_1$ norm at margin 1", xlim=(1e-5, 1e3), ylim=(1e-3, 1))
 left.legend(fontsize=8)
@@ -60,8 +61,8 @@ plt.close(figure)
 # %%
 figure, right = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for n in range(4):
-    right.loglog(mus, np.where(Q.multipliers[:, n] > 0, Q.multipliers[:, n], np.nan), ":", color=problems.COLOURS[n])
-    right.loglog(mus, np.where(path.multipliers[:, n] > 0, path.multipliers[:, n], np.nan), color=problems.COLOURS[n],
+    right.loglog(mus, np.where(Q.multipliers[:, n] > 0, Q.multipliers[:, n], np.nan), ":", color=COLOURS[n])
+    right.loglog(mus, np.where(path.multipliers[:, n] > 0, path.multipliers[:, n], np.nan), color=COLOURS[n],
                  label=f"sample {n + 1}")  # fmt: skip
 right.invert_xaxis()
 right.set(xlabel=r"$\mu$ (falling)", ylabel=r"multipliers: $Q_\mu$ (dotted), irreversible path")

@@ -87,7 +87,7 @@ def test_horizon_of_cosh():
 
 # What does not simply hold in the quick version: the beginnings of a claim and of its verdict.
 QUESTIONED = {
-    "at a fixed scale beta / gamma tends to the l1": "holds with the condition that D = 2 and no positive multiplier",
+    "at a fixed scale beta / gamma tends to the l1": "holds with the condition that D = 2, rho_max < 0.9 and no positive",
     "alpha -> infinity at fixed mu leads to the Q_mu": "holds with the condition that no sample leaves the margin",
     "the flow at alpha^D = 1e+06 is at Q_mu": "holds with the condition that no sample leaves the margin",
     "collapse on mu": "holds with the condition that alpha^D >= 10",

@@ -478,3 +478,17 @@ def test_from_the_origin_along_a_kink():
     assert [(event.sample, event.kind) for event in traj.events] == [(-1, "up"), (1, "leave down")]
     best = np.linalg.pinv(X) @ np.where(y > 0, y, y / 0.2)
     np.testing.assert_allclose(traj.final.weights, best, atol=1e-12)
+
+
+@pytest.mark.parametrize(("stream", "scale", "held"), [(0, 1.0, True), ((0, 9), 0.3, False)], ids=["held", "leaves"])
+def test_neurons_that_come_to_the_origin_go_on_as_a_smoothed_activation_does(stream, scale, held):
+    """Five samples in a plane: more kinks meet at the origin than there are dimensions."""
+    rng = np.random.default_rng(stream)
+    X, y, W, a = rng.normal(size=(5, 2)), np.sign(rng.normal(size=5)), rng.normal(size=(3, 2)), rng.normal(size=3)
+    case = {"X": X, "y": y, "W0": scale * W, "a0": a, "slope": 0.1, "T": 15.0}
+    network = TwoLayerNetwork(scale * W, a, slope=0.1)
+    traj = gflow.gradient_flow(network, X, y, clock=gflow.TimeClock(), save=[4.0, 15.0], rtol=1e-9)
+    assert np.any(np.all(np.asarray(traj.model.hidden[0]) == 0, axis=1)) == held
+    end = np.concatenate([np.ravel(traj.final.hidden), traj.final.output])
+    errors = [np.max(np.abs(smoothed(case, delta) - end)) for delta in (1e-4, 1e-6)]
+    assert errors[1] < 1e-4 and errors[1] < 0.1 * errors[0]

@@ -1,5 +1,6 @@
 """What README and docs show runs as it stands, page by page, and names only what exists."""
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -146,3 +147,21 @@ def test_site_lists_every_page():
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert pages | {f"papers/{name}.md" for name in STUDIES} <= listed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+def test_notebooks_name_what_there_is(path):
+    """Run they are by slow tests; a name that has moved shows here."""
+    tree, names = ast.parse(path.read_text(encoding="utf-8")), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and "gflow" in ast.unparse(node):
+            exec(compile(ast.Module([node], []), str(path), "exec"), names)
+
+    def meant(node):
+        if isinstance(node, ast.Name):
+            return names.get(node.id)
+        owner = meant(node.value) if isinstance(node, ast.Attribute) else None
+        return getattr(owner, node.attr) if inspect.ismodule(owner) else None
+
+    for node in ast.walk(tree):
+        meant(node)

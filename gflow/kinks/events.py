@@ -184,25 +184,26 @@ def decide(
     """A neuron with output weight `a` that slides on kinks (sides 0) and has `met` others from their `sides`, or has
     been `freed` from a kink to its side."""
     E = chart.directions
-    attracts = a * (p - n) < 0
-    crosses = met & ~attracts
-    box = attracts & (met | (sides == 0))
     on = met | (sides == 0)
-    sides = jnp.where(crosses, -sides, jnp.where(on, 0, sides))
     # Onto the kinks, exactly; a neuron left with nothing has come to the origin, where all kinks meet.
     before = jnp.sum(v**2)
     v = v - (inverse(E, on) @ (E @ v)) @ E
     at_origin = (jnp.sum(v**2) <= 1e-24 * before) & ~jnp.all(on)
-    held = on & ~met
-    reach = E @ E.T
-    spans = jnp.sum(reach * (inverse(E, held) @ reach), axis=0)
-    dependent = jnp.any(met & (1.0 - spans < _DEPENDENT))
-    go_on = lambda: Decision(v, *least_norm(E, a, sides, box, p, n), jnp.asarray(True), dependent)
     held_before = (before == 0) & jnp.any(freed) & (jnp.sum(on) == E.shape[1] - 1)
     there = lambda: jax.lax.cond(
         held_before, lambda: released(chart, a, sides, freed, p, n), lambda: from_origin(chart, a, p, n)
     )
-    return jax.lax.cond(at_origin, there, go_on)
+    return jax.lax.cond(at_origin, there, lambda: _along(E, v, a, sides, met, p, n))
+
+
+def _along(E: Array, v: Array, a: Array, sides: Array, met: Array, p: Array, n: Array) -> Decision:
+    attracts = a * (p - n) < 0
+    held, on = sides == 0, met | (sides == 0)
+    sides = jnp.where(met & ~attracts, -sides, jnp.where(on, 0, sides))
+    reach = E @ E.T
+    spans = jnp.sum(reach * (inverse(E, held & ~met) @ reach), axis=0)
+    dependent = jnp.any(met & (1.0 - spans < _DEPENDENT))
+    return Decision(v, *least_norm(E, a, sides, attracts & on, p, n), jnp.asarray(True), dependent)
 
 
 def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> Decision:
@@ -222,6 +223,5 @@ def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> D
     stays = open_ & (chart.at_kink < 0)
     out = jnp.where(up <= 0, -1, jnp.where(down >= 0, 1, jnp.where(speed < 0, -1, 1)))
     sides = jnp.where(on, jnp.where(stays, 0, out), sides)
-    none = jnp.zeros_like(on)
-    settle = lambda: decide(chart, v, a, sides, on & attracts, none, p, n)._replace(v=v, unique=~jnp.any(open_))
+    settle = lambda: _along(E, v, a, sides, on & attracts, p, n)._replace(unique=~jnp.any(open_))
     return jax.lax.cond(jnp.all(on), lambda: from_origin(chart, a, p, n), settle)

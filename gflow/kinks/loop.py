@@ -93,7 +93,9 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     def note(j, log):
         row, on = every.sides[j], signs[j] == 0
         origin = jnp.all(on)
-        kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where((row > 0) | origin, 0, 1))
+        held = jnp.sum(row == 0) >= v.shape[1]
+        kinds = jnp.where(row == 0, jnp.where(every.unique[j], 2, 5), jnp.where(row > 0, 0, 1))
+        kinds = jnp.where(origin, jnp.where(held, 5, 0), kinds)
         on = jnp.where(origin, jnp.arange(k) == 0, on)
         return log.add(on, -jnp.inf, base.gamma, j, jnp.where(origin, -1, chart.samples), kinds, every.unique[j], True)
 

@@ -23,7 +23,7 @@ from .problems import flows, ignore, Report, SAVES, separable, share
 # A data set whose multipliers are of one size, with rho_max = 0.854, and one on which nothing is: 0.953.
 SETS = (41, 3)
 DELTAS = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])
-_RANGE = (-1.0, 98.0)  # of log10 gamma
+_RANGE = (-8.0, 98.0)  # of log10 gamma
 
 
 def excess(X: np.ndarray, beta: np.ndarray, l1: limits.L1MaxMargin) -> np.ndarray:
@@ -36,7 +36,7 @@ def excess(X: np.ndarray, beta: np.ndarray, l1: limits.L1MaxMargin) -> np.ndarra
 
 def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, report: Report = ignore) -> np.ndarray:
     """log10 gamma at which the excess first comes to each of DELTAS, shape (A, 10); infinite where it never does, and
-    -1 where it is there from the start, at gamma = 0.1.
+    minus infinity where it is there from the start, at gamma = 1e-8.
 
     Brackets on a grid of the path are narrowed by running to points inside of them, as many for each delta, and the
     last bracket is interpolated. The excess may fall and rise again: least values on the grid are looked into as well.
@@ -80,7 +80,7 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
             if np.isfinite(brackets[a, j, 1]):
                 k = np.searchsorted(place, brackets[a, j, 1])
                 if k == 0:
-                    found[a, j] = place[0]
+                    found[a, j] = -np.inf
                     continue
                 part = (delta - value[k]) / (value[k - 1] - value[k]) if np.isfinite(value[k - 1]) else 0.0
                 found[a, j] = place[k] + part * (place[k - 1] - place[k])
@@ -97,7 +97,7 @@ def curves(quick: bool = False, report: Report = ignore) -> xr.Dataset:
     """epsilon(delta, alpha) by root finding on the path, with a check by verified digits.
 
     **Returns:** over (set, depth, scale, delta): `log_gamma` (log10; log10 1/epsilon is 10^this / 2.303, infinite where
-    the excess never comes to delta); over set `rho_max`; over check: `asked` and `precise`, delta and the excess that
+    the excess never comes to delta, minus infinity where it is there from the start); over set `rho_max`; over check: `asked` and `precise`, delta and the excess that
     `gflow.precise` has there to 20 digits.
     """
     depths, scales = ((2, 3), np.logspace(-2, 1, 4)) if quick else ((2, 3, 4, 10), np.logspace(-2, 1, 13))
@@ -149,12 +149,12 @@ def curve_claims(ds: xr.Dataset) -> list[Claim]:
     claims.append(Claim.at_least(f"D = 2: log10 log 1/epsilon needed for an excess of {least}, largest over alpha", 20,
                                  deep.max().values))  # fmt: skip
     unreached = {
-        f"set {s}, D = {d}, alpha = {a:.2g}": bool(np.isfinite(ds.log_gamma.sel(set=s, depth=d, scale=a)).all())
+        f"set {s}, D = {d}, alpha = {a:.2g}": bool((ds.log_gamma.sel(set=s, depth=d, scale=a) < np.inf).all())
         for s in ds.set.values for d in ds.depth.values for a in ds.scale.values
     }  # fmt: skip
     claims.append(
         Claim.cases(f"an excess of {least} is reached at some accuracy", "always",
-                    f"{int(np.isinf(ds.log_gamma.isel(delta=-1)).sum())} never", unreached, condition="D = 2",
+                    f"{int((ds.log_gamma.isel(delta=-1) == np.inf).sum())} never", unreached, condition="D = 2",
                     under={name: "D = 2" in name for name in unreached})
     )  # fmt: skip
     return claims
@@ -171,7 +171,7 @@ def curve_table(ds: xr.Dataset) -> pd.DataFrame:
         for scale in ds.scale.values[:: max(1, ds.sizes["scale"] // 4)]:
             one = ds.log_gamma.isel(set=0).sel(depth=depth, scale=scale).values
             rows[f"D = {depth}, α = {scale:.2g}"] = [
-                "never" if np.isinf(v) else f"1e-{10**v / np.log(10):.3g}" for v in one
+                {np.inf: "never", -np.inf: "from the start"}.get(v, f"1e-{10**v / np.log(10):.3g}") for v in one
             ]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[f"δ = {d:g}" for d in ds.delta.values])
 

@@ -146,7 +146,7 @@ def limit_claims(ds: xr.Dataset) -> list[Claim]:
                        (ds.distance < 1e-2).mean().values),
         Claim.cases("D > 2: the limit is the vertex of least quasi-norm", "all", worst, best),
         Claim.cases("D > 2: the limit is the l1 max margin", "0", apart, sparse, under=vertex,
-                    condition="the l1 solution is itself a stationary vertex and alpha >= 1.5"),
+                    condition="the l1 solution is itself a stationary vertex and alpha >= 1.5, on the sets shown here"),
         Claim.at_least("the path comes twice as near to the least l1 norm as it ends, or nearer: share of the flows "
                        "from alpha >= 1", 0.2, leaves.where(ds.scale >= 1, drop=True).mean().values),
         Claim.at_least("vertices that one data set ends at as alpha varies, most", 2, max(kinds)),

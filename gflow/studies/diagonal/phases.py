@@ -77,7 +77,7 @@ def diagram_claims(ds: xr.Dataset) -> list[Claim]:
     return [
         Claim.at_most("flows that did not arrive at gamma = 1e6", 0, int((ds.arrived == 0).sum())),
         Claim.cases(text, "0", f"off by up to {float(off.max()):.3g} times its excess", cases,
-                    condition="alpha^D >= 10", under=under),
+                    condition="alpha^D >= 10, on the sets shown here", under=under),
         Claim.at_least("D = 2, alpha < 0.1: largest distance over that curve's excess, each data set", 2,
                        small.dropna("set").values),
     ]  # fmt: skip
