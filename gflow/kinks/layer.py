@@ -163,7 +163,9 @@ def has_undeclared_kinks(flow: Any) -> bool:
     return bool(_KINKED & _operations(eqx.filter_make_jaxpr(model)(flow.X[0])[0].jaxpr))
 
 
-_KINKED = {"max", "min", "abs", "sign", "select_n", "clamp", "floor", "ceil", "round"}
+_KINKED = {"max", "min", "abs", "sign", "select_n", "clamp", "floor", "ceil", "round", "cond", "sqrt"}
+# A slope may be chosen by a product as well, z * (z > 0).
+_KINKED |= {"gt", "ge", "lt", "le"}
 
 
 def _operations(jaxpr: Any) -> set[str]:
@@ -171,7 +173,8 @@ def _operations(jaxpr: Any) -> set[str]:
     for equation in jaxpr.eqns:
         names.add(equation.primitive.name)
         for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                names |= _operations(inner)
+            for part in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    names |= _operations(inner)
     return names

@@ -97,8 +97,8 @@ def curves(quick: bool = False, report: Report = ignore) -> xr.Dataset:
     """epsilon(delta, alpha) by root finding on the path, with a check by verified digits.
 
     **Returns:** over (set, depth, scale, delta): `log_gamma` (log10; log10 1/epsilon is 10^this / 2.303, infinite where
-    the excess never comes to delta, minus infinity where it is there from the start); over set `rho_max`; over check: `asked` and `precise`, delta and the excess that
-    `gflow.precise` has there to 20 digits.
+    the excess never comes to delta, minus infinity where it is there from the start); over set `rho_max`; over check:
+    `asked` and `precise`, delta and the excess that `gflow.precise` has there to 20 digits.
     """
     depths, scales = ((2, 3), np.logspace(-2, 1, 4)) if quick else ((2, 3, 4, 10), np.logspace(-2, 1, 13))
     sets = SETS[:1] if quick else SETS

@@ -62,7 +62,8 @@ def loss_claims(ds: xr.Dataset) -> list[Claim]:
                     rate(ds.gap), 0.15),
         Claim.close("logistic flow to the irreversible path: power of alpha^D", -1.0, rate(ds.to_path), 0.15),
         Claim.cases("at a fixed scale both losses end at the same point: gap below 1e-2 at gamma = 1e40", "0",
-                    f"gap up to {float(end.max()):.3g}", cases, condition="alpha >= 1, on the sets and depths shown here", under=under),
+                    f"gap up to {float(end.max()):.3g}", cases, under=under,
+                    condition="alpha >= 1, on the sets and depths shown here"),
         Claim.at_least("the transient differs: largest gap for gamma < 10, median over sets, depths and scales", 0.02,
                        ds.late.sel(gamma=slice(0, 10)).max("gamma").median().values),
     ]  # fmt: skip

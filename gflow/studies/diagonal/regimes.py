@@ -144,7 +144,7 @@ def rich_claims(ds: xr.Dataset) -> list[Claim]:
         Claim.cases(
             "at a fixed scale beta / gamma tends to the l1 max margin: within 1% at gamma = 1e40", "0",
             f"distance up to {float(deep.to_l1.max()):.3g} for D > 2, and {slow:.3g} for D = 2", cases, under=under,
-            condition="D = 2, rho_max < 0.9 and no positive multiplier of the l1 max margin is below 1/20 of the largest",
+            condition="D = 2, rho_max < 0.9 and no positive l1 multiplier is below 1/20 of the largest",
         )
     )  # fmt: skip
     return claims
