@@ -48,9 +48,11 @@ def modified(flow: Callable[..., Any], eta: float | Float[Array, ""]) -> Callabl
     - `flow`: `gflow.gradient_flow`, or a function with its arguments.
     - `eta`: the step size, at least 0. It can be an array: other values do not compile anew.
 
-    **Returns:** a function with the arguments of `flow`, for any model. Along it gamma, on the clock of the loss and in
-    `traj.neg_log_loss`, is that of the modified loss; time is that of descent, t = eta k after k steps. It is solved by
-    explicit Diffrax solvers (Dormand and Prince's order 8 by default), with products of the Hessian and a vector.
+    **Returns:** a function with the arguments of `flow`, for models that are twice differentiable: those that declare
+    kinks are refused, and one with kinks that it does not declare stalls at the first. Along it gamma, on the clock of
+    the loss and in `traj.neg_log_loss`, is that of the modified loss; time is that of descent, t = eta k after k steps.
+    It is solved by explicit Diffrax solvers (Dormand and Prince's order 8 by default), with products of the Hessian and
+    a vector.
 
     **Raises:** `ValueError` for bad input.
 

@@ -40,6 +40,7 @@ class Status(enum.IntEnum):
     diverged = 21
     left_chart = 22
     bad_step = 23
+    loss_underflow = 24
 
     @property
     def sentence(self) -> str:
@@ -81,6 +82,10 @@ _SENTENCES = {
     Status.left_chart: (
         "The next step of the descent carries a weight of the network through zero, which its logarithmic coordinates "
         "cannot hold; lower the step size."
+    ),
+    Status.loss_underflow: (
+        "The loss fell beyond what float64 can hold even as gamma = -log L; the run ends with the last iterate of "
+        "which it can be told."
     ),
     Status.bad_step: "The schedule gave a step that is negative or not finite: step must be positive and finite.",
     Status.kinks_meet: (

@@ -176,13 +176,17 @@ def real(value: Any) -> bool:
     return traced(value) or np.asarray(value).dtype.kind in "iuf"
 
 
-def check_numbers(rtol: Any, max_steps: Any) -> None:
+def check_rtol(rtol: Any) -> None:
     if not real(rtol):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol!r}.")
-    if not real(max_steps) or (not traced(max_steps) and not np.all(np.isfinite(max_steps))):
-        raise ValueError(f"max_steps must be a positive integer, not {max_steps!r}.")
     if not traced(rtol) and not (np.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol}.")
+
+
+def check_numbers(rtol: Any, max_steps: Any) -> None:
+    check_rtol(rtol)
+    if not real(max_steps) or (not traced(max_steps) and not np.all(np.isfinite(max_steps))):
+        raise ValueError(f"max_steps must be a positive integer, not {max_steps!r}.")
     if not traced(max_steps) and not (np.ndim(max_steps) == 0 and max_steps >= 1 and max_steps == int(max_steps)):
         raise ValueError(f"max_steps must be a positive integer, not {max_steps}.")
 

@@ -129,6 +129,16 @@ def test_divergence_of_batches_is_judged_by_all_samples(batch_size):
         assert slow.success and "it diverges: the loss has risen with every step since step 0, to e^181" in slow.status
 
 
+def test_a_loss_beyond_float64_ends_with_the_last_iterate_it_is_known_of():
+    run = lambda **more: gflow.gradient_descent(linear((0.0,)), ONE, np.ones(1), step=1e305, normalize="loss", **more)
+    with pytest.raises(gflow.FlowError, match="The loss fell beyond what float64 can hold even as gamma") as caught:
+        run(steps=5000)
+    traj = caught.value.trajectory
+    assert np.isfinite(traj.neg_log_loss[-1]) and traj.neg_log_loss[-1] > 1e308
+    with pytest.raises(ValueError, match="resume must be a run that can go on"):
+        run(steps=9000, resume=traj)
+
+
 def test_a_schedule_that_gives_no_step():
     falling = lambda k: 0.1 - 0.1 * k.astype(float)
     traj = gflow.gradient_descent(linear(), DATA, LABELS, step=falling, steps=20, throw=False)
@@ -238,8 +248,7 @@ def test_values_do_not_recompile_and_transformations_work():
     for k in range(3):
         # Longer runs are cut into pieces: those that follow the first are of the same program.
         run(jnp.full(3, 0.1 * k), 0.05 * (k + 1), 0.01 * k, 40 + 600 * k)
-    # Checking the shape of the output is all that is traced anew.
-    assert len(calls) - before <= 3
+    assert len(calls) == before
     batch = jax.vmap(lambda step: run(jnp.zeros(3), step))(jnp.array([0.1, 0.2]))
     np.testing.assert_allclose(batch.final.w[0], first.final.w, rtol=1e-13)
     assert np.all(batch.success)

@@ -190,6 +190,8 @@ def test_closed_forms_at_the_limit():
     np.testing.assert_allclose(values, limits, rtol=1e-15)
     np.testing.assert_allclose(gflow.limits.factorization.scalar_flow(10.0, 1e-40, 2, 0.5), 24**-0.5, rtol=1e-15)
     assert gflow.limits.factorization.perturbed_flow(1.0, -1.0, 2, 0.0, 0.0) == 0.0
+    # It starts at the stationary point, 0.25 (0.25^2 + 2^2 - 0.25^2)^(2/2) = 1.
+    assert gflow.limits.factorization.perturbed_flow(1.0, 1.0, 3, 0.25, 2.0) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -461,6 +461,7 @@ def test_bad_input():
         (lambda: margin(model, X[:, :3], y), r"^model must map one sample of shape \(3,\)"),
         (lambda: smoothed_margin(model, X, y, loss=Exponential), r"^loss must be a gflow loss"),
         (lambda: smoothed_margin(model, X, y, loss=Square()), r"^loss must be .*not Square, which has no margins"),
+        (lambda: gflow.metrics.hessian_ends(plain, X, y, loss=Square(), rtol=-1.0), r"^rtol must be a number"),
         (lambda: kkt_residual(model, X, y, loss=Square()), r"^loss must be .*not Square, which has no margins"),
         (lambda: normalized_margin(plain, X, y), r"^degree must be given for TwoLayer"),
         (lambda: normalized_margin(plain, X, y, degree=-1), r"^degree must be a positive number, not -1\."),

@@ -121,7 +121,7 @@ def place_of(resume: Trajectory, rule: Rule, clock: Any, steps: int) -> Place:
             "resume must be a gradient descent on the same model, data, loss and clock; leave it out to start anew."
         )
     _same_rule(place, rule)
-    if int(resume.status_code) in (Status.diverged, Status.left_chart, Status.bad_step):
+    if int(resume.status_code) in (Status.diverged, Status.left_chart, Status.loss_underflow, Status.bad_step):
         raise ValueError("resume must be a run that can go on, but it diverged; start anew with a lower step size.")
     if int(place.steps) >= steps:
         raise ValueError(f"steps must exceed the {int(place.steps)} that resume has taken, not {steps}.")

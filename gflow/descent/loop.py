@@ -50,8 +50,8 @@ def advance(
         """Of batches, whether the loss of all samples is finite is looked at where a run is kept, and on the way back
         to where it has not been."""
         if rule.batch_size is None:
-            return finite(p)
-        return finite(p) & jax.lax.cond(closely, lambda: rule.flow.gamma(p.coordinates) > -jnp.inf, lambda: True)
+            return finite(rule, p)
+        return finite(rule, p) & jax.lax.cond(closely, lambda: rule.flow.gamma(p.coordinates) > -jnp.inf, lambda: True)
 
     def body(carry):
         p, rows, wall = carry
@@ -86,5 +86,5 @@ def advance(
 
 
 def empty_rows(count: int, size: int) -> Rows:
-    none = jnp.full((count,), jnp.nan)
-    return Rows(jnp.full((count, size), jnp.nan), none, jnp.full((count,), -1, int), jnp.zeros((), int))
+    none = jnp.full((count,), jnp.nan, float)
+    return Rows(jnp.full((count, size), jnp.nan, float), none, jnp.full((count,), -1, int), jnp.zeros((), int))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
+from ..losses import Square
 from ..status import as_code, Status
 
 
@@ -90,8 +91,9 @@ def _look(rule: Rule, a: Array, k: Array, order: Array | None) -> tuple[Array, A
 
 @eqx.filter_jit
 def start(rule: Rule) -> Place:
-    # Numbers of Python are weakly typed, and would make the second piece of a run compile anew.
-    a, zero, never = rule.flow.chart.coordinates(), jnp.zeros((), int), jnp.full((), -jnp.inf, float)
+    # What is of weak type, as numbers of Python are, would make the second piece of a run compile anew.
+    a = jnp.asarray(rule.flow.chart.coordinates(), float)
+    zero, never = jnp.zeros((), int), jnp.full((), -jnp.inf, float)
     order = rule.shuffled(zero)
     move, log_duration, gamma = _look(rule, a, zero, order)
     previous = None if rule.momentum is None else a
@@ -146,15 +148,21 @@ def take(rule: Rule, here: Place) -> Place:
     )
 
 
-def finite(p: Place) -> Bool[Array, ""]:
-    return (p.gamma > -jnp.inf) & (jnp.max(jnp.abs(p.coordinates)) < jnp.inf)
+def finite(rule: Rule, p: Place) -> Bool[Array, ""]:
+    """Of the square loss gamma is infinite at a minimum."""
+    known = p.gamma > -jnp.inf
+    if not isinstance(rule.flow.loss, Square):
+        known = known & (p.gamma < jnp.inf)
+    return known & (jnp.max(jnp.abs(p.coordinates)) < jnp.inf)
 
 
 def lost(rule: Rule, place: Place) -> Int[Array, ""]:
-    """Why no finite iterate follows: the descent diverged, a finite step led to coordinates that are not, or the
-    schedule gave no step."""
+    """Why no finite iterate follows: the descent diverged, a finite step led to coordinates that are not, the loss left
+    float64, or the schedule gave no step."""
     d = _displacement(rule, place)
     sound = (place.size >= 0) & (place.size < jnp.inf)
-    left = jnp.all(jnp.isfinite(d)) & ~jnp.all(jnp.isfinite(rule.flow.chart.moved(place.coordinates, d)))
+    moved = rule.flow.chart.moved(place.coordinates, d)
+    left = jnp.all(jnp.isfinite(d)) & ~jnp.all(jnp.isfinite(moved))
     status = jnp.where(left, int(Status.left_chart), int(Status.diverged))
+    status = jnp.where(rule.flow.gamma(moved) == jnp.inf, int(Status.loss_underflow), status)
     return jnp.where(sound, status, int(Status.bad_step))

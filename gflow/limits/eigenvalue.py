@@ -134,6 +134,9 @@ def perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
     other = lambda v: mp.sqrt(v**2 + D)
     rate = lambda v: other(v) ** (N - 1) * (y - v * other(v) ** (N - 1))
     limit = mp.findroot(lambda v: v * other(v) ** (N - 1) - y, a if y == 0 else mp.sign(y) * abs(y) ** (mpf(1) / N))
+    if abs(limit - a) <= 4 * mp.eps * a:
+        # It starts at the stationary point.
+        return mpf(y)
     at = lambda x: limit + (a - limit) / (1 + mp.exp(x))
     # Along x the integrand is smooth, and flat at both ends.
     slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / rate(at(x))

@@ -12,7 +12,7 @@ from ..charts import descent_chart_of
 from ..losses import AbstractLoss, Square
 from ..models import DiagonalNetwork, MatrixFactorization
 from ..run import prepare
-from ..validate import whole
+from ..validate import check_rtol, whole
 
 # Lanczos steps between two looks at the eigenvalues.
 _STRIDE = 10
@@ -161,6 +161,7 @@ def hessian_ends(
         ```
     """
     whole("iterations", iterations)
+    check_rtol(rtol)
     gradient, theta = loss_gradient(model, X, y, loss, relative)
     product = lambda v: jax.jvp(gradient, (theta,), (v,))[1]
     return _lanczos(product, theta.size, rtol, min(iterations, theta.size))

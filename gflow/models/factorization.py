@@ -178,6 +178,9 @@ class MatrixFactorization(eqx.Module):
         return functools.reduce(lambda below, above: above @ below, self.factors)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        rows, columns = self.factors[-1].shape[-2], self.factors[0].shape[-1]
+        if x.shape not in ((columns,), (rows, columns)):
+            raise ValueError(f"x must have shape ({columns},) or ({rows}, {columns}), not {x.shape}.")
         return self.product @ x if x.ndim == 1 else jnp.sum(x * self.product)
 
 
