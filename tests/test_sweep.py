@@ -44,7 +44,10 @@ def test_attributes_say_how_to_repeat_it(ds):
     assert ds.attrs["loss"].startswith("Exponential") and ds.attrs["clock"] == "LossClock"
     assert ds.attrs["rtol"] == 1e-6 and ds.attrs["solver"].startswith("Tsit5")
     assert ds.attrs["version_jax"] == jax.__version__ and len(ds.attrs["data_sha256"]) == 64
+    assert ds.attrs["version_lineax"] and ds.attrs["jax_default_prng_impl"] == "threefry2x32"
     assert ds.attrs == run().attrs
+    named = run(lambda of: network(of["scale"]), over={"of": {"small": {"scale": 0.1}, "large": {"scale": 2.0}}})
+    assert named.attrs["over_of"] == "small: {'scale': 0.1}, large: {'scale': 2.0}" and "over_scale" not in ds.attrs
 
 
 def test_one_compilation_for_a_shape(ds):

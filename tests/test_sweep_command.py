@@ -56,6 +56,23 @@ def test_runs_that_fail_are_counted(folder, capsys):
     assert "5 of 5 flows did not reach their stop:\n  5: The run used up max_steps" in capsys.readouterr().err
 
 
+def test_scales_of_a_file_may_be_exact(folder):
+    path = folder / "exact.toml"
+    path.write_text("""
+        model = "DiagonalNetwork"
+        data = "toy"
+        digits = 30
+        save = ["1e3"]
+        [over]
+        scale = ["1/8", "1e-1000"]
+        [arguments]
+        depth = 3
+        dim = 2
+    """)
+    make = config.read(path).arguments["make_model"]
+    assert make(scale="1/8") == {"depth": 3, "scale": "1/8"}
+
+
 def test_what_a_file_may_say(folder):
     path = folder / "all.toml"
     path.write_text("""

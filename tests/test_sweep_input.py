@@ -12,6 +12,7 @@ from small_sweep import network, run, SOLVER, X, y
 import gflow
 from gflow.sweeps.execute import SweepError
 
+RNG = np.random.default_rng(0)
 CASES = {
     "no dimensions": (dict(over={}), "over must be a dict of values for each dimension, such as {'scale': [0.1, 1.0]}, not {}."),
     "odd name": (dict(over={"a b": [1]}), "over must have names of arguments as keys, not 'a b'."),
@@ -40,6 +41,7 @@ CASES = {
     "metric with a slash": (dict(metrics={"a/b": len}), "metrics must have names of variables as keys, without a slash, not 'a/b'."),
     "metric of a dimension": (dict(metrics={"coordinate": lambda m: m.beta[0]}), "metrics must not hold 'coordinate': a variable of the result has this dimension; rename it."),
     "axis of a dimension": (dict(make_model=lambda coordinate: network(coordinate), over={"coordinate": [1.0]}), "over must not hold 'coordinate': a variable of the result has this dimension; rename it."),
+    "not repeated": (dict(make_model=lambda scale: network(scale * RNG.random())), "make_model must give the same model whenever it is called with the same values, but two calls at scale ="),
     "not taken": (dict(over={"scal": [1.0]}), "make_model cannot be called with scal: missing a required argument: 'scale'."),
     "masked": (dict(y=np.ma.masked_array(y, mask=[False, True])), "X and y must not be masked in a sweep; leave out the samples that have no value."),
     "batching": (dict(batching="scan"), "batching must be 'map' or 'vmap', not 'scan'."),

@@ -10,14 +10,19 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
 import xarray as xr
-from small_sweep import network, run
+from small_sweep import network, planned, run
 
 import gflow
 from gflow.sweeps import front, worker
+from gflow.sweeps.chunks import Chunk
+from gflow.sweeps.pack import pack
 
 MANY = {"scale": np.geomspace(0.01, 10.0, 320)}
 
@@ -89,6 +94,95 @@ def test_models_that_cannot_travel_are_refused():
     make_model = lambda scale: network(scale) if lock else None
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match=r"must be picklable .* pass workers=0"):
         run(make_model, workers=None, executor=pool)
+
+
+def defined_here():
+    """Modules that no other process can import: as defined in a script or a notebook."""
+
+    class Inner(eqx.Module):
+        w: jax.Array = eqx.field(converter=lambda v: jnp.asarray(v, float))
+        power: int = eqx.field(static=True, default=1)
+
+        def __call__(self, x):
+            return (self.w @ x) ** self.power
+
+    class Written(Inner):
+        gain: float = 2.0
+
+        def __init__(self, scale, gain):
+            super().__init__([scale, 0.0, 0.0])
+            self.gain = gain
+
+        def __check_init__(self):
+            assert self.gain > 0
+
+        @property
+        def beta(self):
+            return self.gain * self.w
+
+        def __call__(self, x):
+            return self.gain * super().__call__(x)
+
+    class Holder(eqx.Module):
+        both: tuple[Inner, Written]
+        name: str = "sum"
+
+        def __call__(self, x):
+            return self.both[0](x) + self.both[1](x)
+
+    return lambda scale: Holder((Inner([0.0, scale, 0.0]), Written(scale, 3.0)))
+
+
+def test_modules_of_a_script_are_whole_in_another_process(tmp_path):
+    make = defined_here()
+    problem, _ = planned(make_model=make, over={"scale": [0.5, 2.0]})
+    (tmp_path / "problem").write_bytes(pack(problem))
+    code = """
+        import pickle, sys, jax, numpy as np, gflow
+        problem = pickle.loads(open(sys.argv[1], "rb").read())
+        holder = problem.model((1,))
+        double = jax.tree.map(lambda v: 2 * v if isinstance(v, jax.Array) else v, holder)
+        x = np.array([1.0, 10.0, 0.0])
+        print(float(holder(x)), float(double(x)), holder.both[1].beta.tolist(), len(jax.tree.leaves(holder)))
+        try:
+            type(holder.both[1])(1.0, gain=-1.0)
+        except AssertionError:
+            print("checked")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "problem")]
+    env = os.environ | {"JAX_ENABLE_X64": "1"}
+    there = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    holder = make(2.0)
+    assert there.stdout == f"26.0 52.0 [6.0, 0.0, 0.0] {len(jax.tree.leaves(holder))}\nchecked\n"
+
+
+def drawn(seed):
+    return gflow.models.LinearModel(jax.random.normal(jax.random.key(seed), (3,)))
+
+
+def test_settings_of_jax_go_along():
+    draws = lambda **more: run(make_model=drawn, over={"seed": range(4)}, save=[9.0], **more).beta
+    usual = draws()
+    with jax.threefry_partitionable(False), ThreadPoolExecutor(1) as threads:
+        xr.testing.assert_identical(draws(workers=None, executor=threads), draws())
+        assert not np.any(draws() == usual)
+        with jax.default_prng_impl("rbg"):
+            assert planned()[1].attributes["jax_default_prng_impl"] == "rbg"
+    problem, _ = planned()
+    problem.settings["random_seed_offset"] = 3
+    with pytest.raises(gflow.SweepError, match="jax_random_seed_offset is 0 in the worker and 3 in the process that"):
+        front._run(problem, front.InMemory(planned()[1]), [Chunk((0,), (1,))], front.Crew(Losing(None)), False)
+
+
+def test_the_last_chunk_is_for_those_who_did_the_others(tmp_path, monkeypatch):
+    """By other threads its last digit may be another."""
+    monkeypatch.setattr(front, "Processes", lambda size: front.Crew(ThreadPoolExecutor(size)))
+    monkeypatch.setattr(front, "cores", lambda: 2)
+    run(workers=None, store=tmp_path / "s.zarr")
+    marks = [path for path in (tmp_path / "s.zarr" / "status" / "c").rglob("*") if path.is_file()]
+    marks[0].unlink()
+    monkeypatch.setattr(front, "run_here", None)
+    run(workers=None, store=tmp_path / "s.zarr")
 
 
 @pytest.mark.slow

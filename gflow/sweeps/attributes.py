@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..run import measure
+from .axes import OWN
 from .digest import computation
 from .models import program
 from .probes import Probes
 from .problem import Problem
 
 # With other versions the digits may differ in the last place.
-VERSIONS = ("gflow", "jax", "jaxlib", "equinox", "diffrax", "numpy")
+VERSIONS = ("gflow", "jax", "jaxlib", "equinox", "diffrax", "lineax", "optimistix", "numpy")
 _EXACT_VERSIONS = ("gflow", "mpmath", "python-flint", "numpy")
 
 
@@ -46,6 +47,10 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
         "stop": "the last save" if problem.stop is None else _plain(problem.stop),
         "seed": "none" if seeds is None else str(seeds) if len(seeds) <= 20 else f"{len(seeds)} along its dimension",
     }
+    for axis in problem.axes:
+        if axis.name not in OWN and [*map(str, axis.values)] != [*map(str, axis.labels.tolist())]:
+            told = ", ".join(f"{k}: {eqx.tree_pformat(v)}" for k, v in zip(axis.labels, axis.values, strict=True))
+            about[f"over_{axis.name}"] = " ".join(told.split())[:10_000]
     if exact:
         about["digits"] = problem.digits
     else:
@@ -63,6 +68,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
     from .. import __version__
 
     versions = {"gflow": __version__, **versions, "python": platform.python_version()}
+    about = {f"jax_{name}": str(value) for name, value in problem.settings.items()} | about
     return about | {f"version_{name}": version for name, version in versions.items()}
 
 

@@ -73,7 +73,9 @@ def read(path: Path) -> Job:
         if name in over and name in table:
             raise ValueError(f"{path} must hold {name} or over.{name}, not both.")
     arguments: dict[str, Any] = {"over": over} | {key: table[key] for key in _PLAIN if key in table}
-    make = _found(table["model"], models, "model")
+    exact = "digits" in table and table["model"] == "DiagonalNetwork"
+    # Scales may be texts then, "1/8" or "1e-1000", which a model of floats does not take.
+    make = _exact_network if exact else _found(table["model"], models, "model")
     arguments["make_model"] = _partly_called(make, table["arguments"]) if "arguments" in table else make
     if "data" in over:
         over["data"] = {name: datasets.load(name) for name in _names("data", over["data"])}
@@ -146,6 +148,11 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     if not all(isinstance(value, int | float | np.floating) for value in values):
         raise ValueError(f"{name} must hold numbers, not {values!r}.")
     return np.asarray(values, float)
+
+
+def _exact_network(dim: int, depth: Any = 2, scale: Any = 1) -> dict[str, Any]:
+    del dim
+    return {"depth": depth, "scale": scale}
 
 
 def _partly_called(make: Any, given: Any) -> Any:

@@ -15,6 +15,7 @@ import jax
 
 from . import worker
 from .chunks import Chunk
+from .pack import pack
 from .problem import Problem
 
 # So often is a chunk given out whose worker is lost.
@@ -40,7 +41,7 @@ def run_with(
     problem: Problem, chunks: Iterable[Chunk], take: Callable[[Chunk, Any], None], crew: "Crew", ahead: int
 ) -> None:
     """`ahead`: how many chunks wait at each worker beside the one under way."""
-    packed = _pack(problem)
+    packed = pack(problem)
     key = hashlib.sha256(packed).hexdigest()
     waiting, lost = iter(chunks), deque[Chunk]()
     running: dict[Future, Chunk] = {}
@@ -81,18 +82,6 @@ def run_with(
             future.cancel()
         crew.abandon()
         raise
-
-
-def _pack(problem: Problem) -> bytes:
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps(problem)
-    except Exception as error:
-        raise ValueError(
-            f"make_model, metrics and the values of over must be picklable to go to other processes, but: {error}; "
-            "pass workers=0 to stay in this one."
-        ) from error
 
 
 class Crew:

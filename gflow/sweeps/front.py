@@ -129,23 +129,25 @@ def sweep(
         batching=batching,
     )
     sink = InMemory(layout) if store is None else _opened(store, layout)
-    left = [chunk for chunk in cut(layout.shape, layout.chunk) if not sink.holds(chunk)]
+    chunks = list(cut(layout.shape, layout.chunk))
+    left = [chunk for chunk in chunks if not sink.holds(chunk)]
     if left and isinstance(sink, OnDisk):
         sink.require_versions()
         # Processes at one store begin at different places, or all would compute the same.
         turn = random.SystemRandom().randrange(len(left))
         left = left[turn:] + left[:turn]
-    _run(problem, sink, left, _crew(executor, workers, len(left)), progress)
+    _run(problem, sink, left, _crew(executor, workers, len(chunks)), progress)
     return sink.dataset()
 
 
 def _opened(store: str | os.PathLike[str], layout: Layout) -> OnDisk:
     try:
-        path = Path(store).expanduser()
+        # Resolved, for a store is made beside its place: that of a link is elsewhere.
+        path = Path(store).expanduser().resolve()
         path.exists()
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"store must be the path of a folder, not {store!r}: {error}.") from error
-    if path.resolve() == Path.cwd():
+    if path == Path.cwd().resolve():
         raise ValueError(f"store must be a folder of its own, not {store!r}, the folder that this process is in.")
     if importlib.util.find_spec("zarr") is None or importlib.util.find_spec("google_crc32c") is None:
         raise ImportError("store needs zarr 3 and google-crc32c; install gflow[sweep].")
@@ -153,7 +155,8 @@ def _opened(store: str | os.PathLike[str], layout: Layout) -> OnDisk:
 
 
 def _crew(executor: Executor | None, workers: int | None, chunks: int) -> Crew | None:
-    """Who computes the chunks; None for this process."""
+    """Who computes the chunks; None for this process. It is the same for the last chunk that is left as for all, since
+    by other threads the last digit may be another."""
     if executor is not None:
         return Crew(executor)
     able = importlib.util.find_spec("loky") is not None

@@ -15,10 +15,12 @@ from .. import validate
 from ..clocks import LossClock
 from ..losses import Exponential, Square
 from ..status import Status
+from . import exact
 from .attributes import attributes, metric_of
 from .axes import axes_of, Axis
 from .batch import beta_of, flow_of
 from .chunks import extents, most_points
+from .digest import numbers_of
 from .layout import Layout
 from .models import traceable
 from .probes import probe, probe_exact
@@ -120,6 +122,7 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
             validate.check_data(X, y, loss)
     problem.data = tuple((np.asarray(X, float), np.asarray(y, float)) for X, y in problem.data)
     model = problem.model(first)
+    _check_repeats(problem, model, problem.model(first))
     X, y = problem.data[problem.data_index(first)]
     validate.check_model(model, jnp.asarray(X), y.shape[1:])
     validate.check_solver(problem.solver)
@@ -177,6 +180,8 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
             inputs.check_samples(X.tolist(), y.tolist(), not isinstance(loss, Square))
     if problem.stop is None and problem.save is None:
         raise ValueError("stop or save must be given: values of -log L.")
+    first = (0,) * len(problem.axes)
+    _check_repeats(problem, exact.arguments(problem, first), exact.arguments(problem, first))
     probes = probe_exact(problem)
     saves, width = problem.saves, max(X.shape[1] for X, _ in problem.data)
     problem.variables = (
@@ -190,6 +195,16 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
     shape = (1,) * len(problem.axes)
     about = {"long_name": "-log L"}
     return problem, Layout(problem.axes, save, about, problem.variables, attributes(problem, probes), shape)
+
+
+def _check_repeats(problem: Problem, model: Any, again: Any) -> None:
+    """Refuse what cannot be repeated. (A model that is no tree of arrays is refused later.)"""
+    if numbers_of(model) != numbers_of(again):
+        raise ValueError(
+            "make_model must give the same model whenever it is called with the same values, but two calls at "
+            f"{problem.describe((0,) * len(problem.axes))} differ; draw from a key or a generator that is made of what "
+            "it is called with, such as jax.random.key(seed)."
+        )
 
 
 def _check_separable(problem: Problem, model: Any) -> None:

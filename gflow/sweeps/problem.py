@@ -10,6 +10,7 @@ import numpy as np
 
 from ..clocks import AbstractClock
 from ..losses import AbstractLoss
+from . import settings
 from .axes import Axis, OWN
 
 
@@ -39,6 +40,7 @@ class Problem:
     compiled: dict[Any, Any] = field(default_factory=dict, repr=False)
     # Of models of each structure, what is not an array.
     rest: dict[Any, Any] = field(default_factory=dict, repr=False)
+    settings: dict[str, Any] = field(default_factory=settings.current)
     takes_dim: bool = field(init=False)
 
     def __post_init__(self):

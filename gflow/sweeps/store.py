@@ -110,12 +110,19 @@ class OnDisk:
         )
 
     def _coordinates(self) -> dict[str, np.ndarray]:
-        with xr.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3) as old:
-            for name in self.layout.coordinates():
-                for file in ("zarr.json", "c/0"):
-                    if not (self.path / name / file).exists():
-                        raise ValueError(f"{name}/{file} is missing")
-            return {name: old[name].values for name in self.layout.coordinates()}
+        import zarr
+
+        group, found = zarr.open_group(self.path, mode="r", zarr_format=3), {}
+        for name in self.layout.coordinates():
+            for file in ("zarr.json", "c/0"):
+                if not (self.path / name / file).exists():
+                    raise ValueError(f"{name}/{file} is missing")
+            array: Any = group[name]
+            try:
+                found[name] = np.asarray(array[...])
+            except Exception as error:
+                raise ValueError(f"{name}/c/0: {type(error).__name__}: {error}") from error
+        return found
 
     def _file(self, name: str, chunk: Chunk) -> Path:
         place = [b // side for b, side in zip(chunk.begin, self.layout.chunk, strict=True)]
@@ -203,8 +210,9 @@ class OnDisk:
                 )
             if not np.array_equal(old[name], values):
                 raise ValueError(f"store {self.path} was made with {name} in another order; {remedy}.")
-        # The name of make_model does not matter, what it makes does.
-        for name in [name for name in {**mine, **found} if name != "make_model" and not name.startswith("version_")]:
+        # How make_model and what it is given are written does not matter, what is made does.
+        told = ("make_model", "over_", "version_")
+        for name in [name for name in {**mine, **found} if not name.startswith(told)]:
             if found.get(name) != mine.get(name):
                 what = _NAMES.get(name, name)
                 if name.endswith("sha256"):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.monitoring
 
-from . import batch, exact
+from . import batch, exact, settings
 from .chunks import Chunk
 from .problem import Problem
 
@@ -45,7 +45,8 @@ def compute_packed(key: str, packed: bytes, chunk: Chunk, attempt: int) -> Any:
                 while len(_PROBLEMS) > 4:
                     _PROBLEMS.popitem(last=False)
             problem = _PROBLEMS[key]
-        result = compute(problem, chunk)
+        with settings.applied(problem.settings):
+            result = compute(problem, chunk)
         _give_back()
         return result
     except Exception as error:

@@ -1,0 +1,60 @@
+"""A problem as bytes, for other processes.
+
+Functions and classes of a script or a notebook go by value. An Equinox module so sent would have no fields there:
+cloudpickle makes a class empty and fills it afterwards, but Equinox registers the fields when the class is made. So
+it is made with them.
+"""
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+
+from .problem import Problem
+
+
+def pack(problem: Problem) -> bytes:
+    """Raises ValueError for what cannot be sent."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            by_value = isinstance(obj, type(eqx.Module)) and isinstance(reduced, tuple)
+            return _with_fields(obj, reduced) if by_value else reduced
+
+    packed = io.BytesIO()
+    try:
+        Pickler(packed).dump(problem)
+    except Exception as error:
+        raise ValueError(
+            f"make_model, metrics and the values of over must be picklable to go to other processes, but: {error}; "
+            "pass workers=0 to stay in this one."
+        ) from error
+    return packed.getvalue()
+
+
+def _with_fields(cls: Any, reduced: tuple) -> tuple:
+    """How cloudpickle makes the class, with its own fields in the namespace that it begins with. The state that follows
+    replaces what is put there."""
+    make, arguments, *state = reduced
+    inherited = [f for base in cls.__mro__[1:] for f in vars(base).get("__dataclass_fields__", {}).values()]
+    own = [f for f in dataclasses.fields(cls) if not any(f is other for other in inherited)]
+    static = {f.name: bool(f.metadata.get("static")) for f in own}
+    return (_made, (make, arguments, static, "__init__" in vars(cls)), *state)
+
+
+def _made(make: Callable, arguments: tuple, fields: dict[str, bool], starts: bool) -> type:
+    # By keyword, for those without a default may follow others with one.
+    namespace: dict[str, Any] = {name: eqx.field(static=static, kw_only=True) for name, static in fields.items()}
+    namespace["__annotations__"] = dict.fromkeys(fields, Any)
+    if starts:
+        # Equinox adds none of its own then, here and in classes derived from this one.
+        namespace["__init__"] = lambda self: None
+    with warnings.catch_warnings():
+        # What there is to say of the class has been said where it was written.
+        warnings.simplefilter("ignore")
+        return make(*(a | namespace if isinstance(a, dict) else a for a in arguments))
