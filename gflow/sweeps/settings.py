@@ -1,5 +1,4 @@
-"""Settings of JAX that change numbers, or what is allowed. They belong to a process or a thread, and go along with the
-problem."""
+"""Settings of JAX that change numbers. They belong to a process or a thread, and go along with the problem."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,9 +10,6 @@ _NAMES = (
     "default_prng_impl",
     "enable_custom_prng",
     "high_dynamic_range_gumbel",
-    "legacy_prng_key",
-    "numpy_dtype_promotion",
-    "numpy_rank_promotion",
     "random_seed_offset",
     "softmax_custom_jvp",
     "threefry_partitionable",
