@@ -14,5 +14,13 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+
+def pytest_runtest_teardown():
+    """Thousands of programs in one process are more than Linux maps for it."""
+    from gflow.memory_maps import make_room
+
+    make_room()
+
+
 hypothesis.settings.register_profile("gflow", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("gflow")

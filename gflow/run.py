@@ -21,6 +21,7 @@ from .charts import AbstractChart
 from .clocks import AbstractClock
 from .kinks import loop as kinks_loop
 from .kinks.events import EventLog, join_logs
+from .memory_maps import make_room
 from .status import Status
 from .trajectory import Trajectory
 
@@ -99,6 +100,7 @@ _BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f}{unit} [{elapsed}<{remaining}]"
 def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog] | None = None) -> Any:
     """Run in pieces of some tenths of a second, so that there is a bar to show and Ctrl-C is heard. Events are taken
     out of the position into `logs`."""
+    make_room()
     budget, half = 500, math.inf
     try:
         while int(position.status) == Status.running:

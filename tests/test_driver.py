@@ -11,7 +11,7 @@ from common import diagonal, X, y
 from jax import monitoring
 
 import gflow
-from gflow import solve
+from gflow import memory_maps, solve
 
 SAVE = gflow.decades(np.array([1.0, 3.0, 10.0, 100.0]))
 
@@ -50,6 +50,28 @@ def test_resume_twice_and_by_stop_alone(whole):
     for stop in SAVE[1:]:
         part = gflow.gradient_flow(diagonal(2, 0.1), X, y, stop=stop, resume=part)
     assert_same(part, whole)
+
+
+def test_programs_are_let_go_when_memory_maps_run_out(monkeypatch):
+    compiled = []
+    monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **about: compiled.append(1) if event.endswith("backend_compile_duration") else None
+    )
+    run = lambda: gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE)
+    run()
+    before = len(compiled)
+    run()
+    assert len(compiled) == before
+    # Looked at only after something has been compiled.
+    monkeypatch.setattr(memory_maps, "_taken", lambda: 10**9)
+    monkeypatch.setattr(memory_maps, "_compiled", False)
+    run()
+    assert len(compiled) == before
+    jax.jit(lambda v: 3 * v)(jnp.ones(7))
+    assert len(compiled) > before and memory_maps._compiled
+    before = len(compiled)
+    run()
+    assert len(compiled) > before
 
 
 def test_resume_in_time():

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from ..charts import chart_of
 from ..flow import Flow
 from ..losses import MarginLoss
+from ..memory_maps import make_room
 from ..solve import gradient_flow
 from ..solvers import choose
 from ..status import Status
@@ -27,6 +28,7 @@ from .problem import Problem
 
 def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The variables of a chunk, as arrays of its shape, and of points that could not be made what was said."""
+    make_room()
     points = chunk.points()
     values = {v.name: v.empty((len(points),)) for v in problem.variables}
     failures: dict[int, str] = {}
