@@ -518,3 +518,24 @@ def test_neurons_that_come_to_the_origin_go_on_as_a_smoothed_activation_does(str
     end = np.concatenate([np.ravel(traj.final.hidden), traj.final.output])
     errors = [np.max(np.abs(smoothed(case, delta) - end)) for delta in (1e-4, 1e-6)]
     assert errors[1] < 1e-4 and errors[1] < 0.1 * errors[0]
+
+
+@pytest.mark.parametrize("at_kink", ["leave", "stay"])
+def test_a_neuron_that_died_on_a_kink_which_turns_to_repel(at_kink):
+    """Neuron 0 sees sample 0 alone, which pushes it down to the kink until neuron 1 has raised the output past the
+    label. Then it may rise, or stay: both are solutions."""
+    X, y = np.array([[1.0, 0.0], [1.0, 2.0]]), np.array([1.0, 8.0])
+    net = TwoLayerNetwork(np.array([[0.0005, -1.0], [1.0, 0.5]]), np.array([-0.4, 0.6]), slope=0.0)
+    traj = gflow.gradient_flow(
+        net, X, y, loss=gflow.losses.Square(reduction="sum"), clock=gflow.TimeClock(), save=[0.01, 0.5], rtol=1e-9,
+        at_kink=at_kink,
+    )  # fmt: skip
+    slide, leave = traj.events
+    assert (slide.kind, slide.unique, leave.unique) == ("slide", True, False)
+    assert "at_kink chose" in traj.status
+    weight = traj.model.hidden[:, 0, 0]
+    assert weight[0] == 0.0 and (leave.kind, bool(weight[1] == 0.0), bool(weight[1] > 0.1)) == (
+        ("leave up", False, True) if at_kink == "leave" else ("leave down", True, False)
+    )
+    # When the residual turns, by DOP853 at 1e-12 for either piece.
+    np.testing.assert_allclose(np.exp(leave.log_time), 0.021387186836971, rtol=1e-9)

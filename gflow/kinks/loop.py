@@ -47,6 +47,8 @@ _DENSE = 0.03
 _BEYOND = 1e-6
 # Events closer than this, relative to the scale of the slack, happen at once.
 _TIE = 4 * _EPS
+# Pulls of the two sides closer than this, relative to all pulls, are one.
+_NARROW = 1e-9
 
 
 def solver_for(solver: Any) -> Any:
@@ -317,18 +319,22 @@ def _meet(
         v, output = chart.split(a)
         sides = p.pattern.sides[j].astype(int)
         this, slides = jnp.arange(sides.size) == k, sides == 0
-        turns, stays = (kind == 0) & slides[k], chart.at_kink < 0
+        pulls = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
+        # Both bounds of mu at once: a neuron that no other sample drives rests on the kink, which turns to repel.
+        narrow = (kind > 0) & slides[k] & (jnp.abs(pulls[0][k] - pulls[1][k]) <= _NARROW * p.watch.scale[1, j, 0])
+        turns, stays = (kind == 0) & slides[k] | narrow, chart.at_kink < 0
+        # It stays as one that is on the side whose pull is nothing.
+        side = jnp.where(narrow & stays, -1, 1) * jnp.where(kind == 1, 1, -1)
         # Which way mu moves between the pulls of the two sides: a kink that turns to repel is left to the other one.
         w = p.watch
         growth = w.drift[2, j] * w.slack[1, j] - w.slack[2, j] * w.drift[1, j]
-        left = jnp.where(this & (kind == 1), 1, jnp.where(this & (kind == 2), -1, sides))
-        left = jnp.where(turns & ~stays & slides, jnp.where(growth > 0, -1, 1), left)
+        left = jnp.where(this & (kind > 0), side, sides)
+        left = jnp.where((kind == 0) & turns & ~stays & slides, jnp.where(growth > 0, -1, 1), left)
         met = this & (kind == 0) & ~slides
-        pulls = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
         new = decide(chart, v[j], output[j], left, met, this & slides, *pulls)
         kinds = jnp.where(slides, jnp.where(new.sides > 0, 3, 4), jnp.where(new.sides > 0, 0, 1))
         kinds = jnp.where(new.sides == 0, jnp.where(slides, 5, 2), kinds)
-        changed = (new.sides != sides) | (turns & stays & slides)
+        changed = (new.sides != sides) | ((kind == 0) & turns & stays & slides)
         log_time = flow.log_time(p.state, p.gauge)
         log = p.log.add(changed, log_time, p.gamma, j, chart.samples, kinds, new.unique & ~turns, resolved)
         pattern = Pattern.of(p.pattern.sides.at[j].set(new.sides.astype(float)), p.pattern.holds.at[j].set(new.holds))
