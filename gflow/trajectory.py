@@ -96,7 +96,7 @@ class Trajectory(eqx.Module):
             return [Status(int(code)).sentence for code in np.ravel(self.status_code)]
         where = "" if self.success else f" It stands at -log L = {float(self.position.gamma):.6g}."
         if int(self.status_code) == Status.diverged:
-            where = f" The loss has risen with every step since step {int(self.position.rising_since)}.{where}"
+            where = f" Since step {int(self.position.best_at)} the loss has been above what it was there.{where}"
         where += self._climb()
         chatter = _CHATTER if self.stats.get("chattering", False) else ""
         chosen = sum(not event.unique for event in self.events)
@@ -110,11 +110,10 @@ class Trajectory(eqx.Module):
         place = self.position
         if self.step is None or int(self.status_code) == Status.diverged or not hasattr(place, "first"):
             return ""
-        rising = 2 * int(place.rising_since) <= int(place.steps)
-        if not rising or not float(place.judged) < float(place.first) - _FAR_ABOVE:
+        if not float(place.judged) < float(place.first) - _FAR_ABOVE:
             return ""
         return (
-            f" But it diverges: the loss has risen with every step since step {int(place.rising_since)}, to e^"
+            f" But it diverges, or has yet to come back: the loss was least at step {int(place.best_at)}, and is now e^"
             f"{float(place.first) - float(place.judged):.3g} times what it was at the start; lower the step size."
         )
 

@@ -54,11 +54,12 @@ class Place(eqx.Module):
     log_time: Float[Array, ""]
     order: Int[Array, " N"] | None
     steps: Int[Array, ""]
-    # Judged by all samples, of batches after every epoch: gamma of the start and when it was last looked at, and the
-    # step since which it has fallen every time.
+    # Judged by all samples, of batches after every epoch: gamma of the start and when it was last looked at, the
+    # largest, and the step of that.
     first: Float[Array, ""]
     judged: Float[Array, ""]
-    rising_since: Int[Array, ""]
+    best: Float[Array, ""]
+    best_at: Int[Array, ""]
     status: Int[Array, ""]
     size: Float[Array, ""]
     momentum: Array | None
@@ -100,7 +101,7 @@ def start(rule: Rule) -> Place:
     whole = gamma if rule.batch_size is None else rule.flow.gamma(a)
     status = jnp.where(jnp.isnan(gamma) | (gamma == -jnp.inf), int(Status.diverged), int(Status.running))
     return Place(
-        a, previous, move, log_duration, gamma, never, order, zero, whole, whole, zero, as_code(status),
+        a, previous, move, log_duration, gamma, never, order, zero, whole, whole, whole, zero, as_code(status),
         rule.size(zero), rule.momentum, rule.normalize, rule.batch_size,
     )  # fmt: skip
 
@@ -122,12 +123,11 @@ def take(rule: Rule, here: Place) -> Place:
         n = batches(rule)
         order = jax.lax.cond(k % n == 0, lambda: rule.shuffled(k // n), lambda: order)
     move, log_duration, gamma = _look(rule, a, k, order)
-    judged, falls = gamma, gamma < here.judged
+    judged = gamma
     if rule.batch_size is not None:
         # Losses of different batches say nothing about each other.
         epoch = k % batches(rule) == 0
         judged = jax.lax.cond(epoch, lambda: rule.flow.gamma(a), lambda: here.judged)
-        falls = ~epoch | (judged < here.judged) | jnp.isnan(judged)
     return Place(
         coordinates=a,
         previous=None if rule.momentum is None else here.coordinates,
@@ -139,7 +139,8 @@ def take(rule: Rule, here: Place) -> Place:
         steps=k,
         first=here.first,
         judged=judged,
-        rising_since=jnp.where(falls, here.rising_since, k),
+        best=jnp.where(judged > here.best, judged, here.best),
+        best_at=jnp.where(judged > here.best, k, here.best_at),
         status=here.status,
         size=rule.size(k),
         momentum=here.momentum,
