@@ -520,6 +520,7 @@ def test_neurons_that_come_to_the_origin_go_on_as_a_smoothed_activation_does(str
     assert errors[1] < 1e-4 and errors[1] < 0.1 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_kink", ["leave", "stay"])
 def test_a_neuron_that_died_on_a_kink_which_turns_to_repel(at_kink):
     """Neuron 0 sees sample 0 alone, which pushes it down to the kink until neuron 1 has raised the output past the
