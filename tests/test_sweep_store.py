@@ -17,7 +17,7 @@ import xarray as xr
 from small_sweep import network, planned, run, SCALES, X
 
 import gflow
-from gflow.sweeps import chunks, store, worker
+from gflow.sweeps import chunks, front, store, worker
 
 
 def content(folder):
@@ -392,6 +392,15 @@ def test_ctrl_c_keeps_the_store_and_says_how_to_go_on(whole, tmp_path):
     with pytest.raises(gflow.SweepInterrupted, match=r"with store= the same call could go on") as caught:
         run(progress=progress)
     assert int((caught.value.dataset.status == gflow.Status.success).sum()) == 3
+
+
+def test_ctrl_c_while_the_sweep_is_planned(monkeypatch):
+    def interrupted(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(front, "plan", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"before its first chunk.* the same call goes on"):
+        run()
 
 
 def test_the_bar_is_for_terminals_only(whole, capfd):

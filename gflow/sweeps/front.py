@@ -112,22 +112,27 @@ def sweep(
         raise ValueError(f"executor must be a concurrent.futures.Executor, not {executor!r}.")
     if not isinstance(store, str | os.PathLike | None):
         raise ValueError(f"store must be the path of a folder, not {store!r}.")
-    problem, layout = plan(
-        make_model,
-        X,
-        y,
-        over=over,
-        loss=loss,
-        clock=clock,
-        stop=stop,
-        save=save,
-        solver=solver,
-        rtol=rtol,
-        max_steps=max_steps,
-        metrics=metrics,
-        digits=digits,
-        batching=batching,
-    )
+    try:
+        problem, layout = plan(
+            make_model,
+            X,
+            y,
+            over=over,
+            loss=loss,
+            clock=clock,
+            stop=stop,
+            save=save,
+            solver=solver,
+            rtol=rtol,
+            max_steps=max_steps,
+            metrics=metrics,
+            digits=digits,
+            batching=batching,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "sweep was interrupted before its first chunk. What store holds stays; the same call goes on from there."
+        ) from None
     sink = InMemory(layout) if store is None else _opened(store, layout)
     chunks = list(cut(layout.shape, layout.chunk))
     left = [chunk for chunk in chunks if not sink.holds(chunk)]
