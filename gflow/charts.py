@@ -100,9 +100,9 @@ class AbstractChart(eqx.Module):
         """The size of the coordinates that rounding is relative to."""
         return jnp.sqrt(jnp.mean(a**2))
 
-    def tidied(self, a: Float[Array, " P"]) -> Float[Array, " P"]:
-        """Other coordinates of the same model, in which the path is to go on."""
-        return a
+    def tidied(self, a: Float[Array, " P"], rates: Float[Array, "s P"]) -> tuple[Array, Array]:
+        """Other coordinates of the same model, in which the path is to go on, and rates of the old ones as theirs."""
+        return a, rates
 
     @abc.abstractmethod
     def error(self, e: Float[Array, " P"], a0: Float[Array, " P"], a1: Float[Array, " P"]) -> Float[Array, ""]:

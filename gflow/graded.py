@@ -28,6 +28,7 @@ from .charts import AbstractChart, Velocity
 from .flow import Flow, Sight
 from .losses import AbstractLoss, Square
 from .models import MatrixFactorization
+from .turned import error_of_units
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
 # Rounding of those pulls over what they leave: to 100 the steps of LogRadau get through.
@@ -72,7 +73,8 @@ class GradedChart(AbstractChart):
         W = list(self.template.factors)
         W[0], W[-1] = W[0] @ self.right, self.left.T @ W[-1]
         Q = tuple(jnp.eye(G.shape[0]) for G in W[:-1])
-        return self.tidied(self._joined(tuple(W), Q, _product(tuple(W)) - self.target))
+        a = self._joined(tuple(W), Q, _product(tuple(W)) - self.target)
+        return self.tidied(a, a[None])[0]
 
     def at(self, a):
         G, Q, _ = self._split(a)
@@ -120,17 +122,14 @@ class GradedChart(AbstractChart):
         return jnp.min(jnp.where(sizes > 0, sizes, jnp.inf))
 
     def error(self, e, a0, a1):
-        worst = []
-        for d, before, after in zip(self._split(e)[0], self._split(a0)[0], self._split(a1)[0], strict=True):
-            scale = jnp.maximum(_scale(before), _scale(after))
-            ratio = jnp.where(d == 0, 0.0, d / jnp.where(scale > 0, scale, jnp.finfo(e.dtype).tiny))
-            worst.append(jnp.sqrt(jnp.mean(ratio**2)))
-        return jnp.max(jnp.stack(worst))
+        return error_of_units(*map(self.factors, (e, a0, a1)), ends=True)
 
-    def tidied(self, a):
+    def tidied(self, a, rates):
         """The same factors, with hidden spaces turned so that G_1, ..., G_(N-1) are triangular."""
         G, Q, R = self._split(a)
         G, Q = list(G), list(Q)
+        F, *others = jax.vmap(self._split)(rates)
+        F = list(F)
         # Whichever singular value has grown most comes first.
         order = jnp.argsort(-jnp.sum(G[0] ** 2, axis=0))
         for j in range(len(Q)):
@@ -144,7 +143,8 @@ class GradedChart(AbstractChart):
             upper = jnp.zeros_like(G[j]).at[:, columns].set(upper * sign[:, None])
             G[j] = upper + (turned - jax.lax.stop_gradient(turned))
             Q[j], G[j + 1] = Q[j] @ turn, G[j + 1] @ turn
-        return self._joined(*self._agreeing(G, R, tuple(Q)))
+            F[j], F[j + 1] = turn.T @ F[j], F[j + 1] @ turn
+        return self._joined(*self._agreeing(G, R, tuple(Q))), jax.vmap(self._joined)(tuple(F), *others)
 
     def _agreeing(self, G: list, R: Array, Q: tuple) -> tuple[tuple, tuple, Array]:
         """Factors and residual without what their errors add up to: small residuals are right, small products too."""
@@ -156,12 +156,6 @@ class GradedChart(AbstractChart):
 
     def readout(self, a):
         return None
-
-
-def _scale(W: Array) -> Array:
-    """The smaller of the sizes of its row and its column, for every entry."""
-    rows, columns = jnp.sqrt(jnp.mean(W**2, axis=1)), jnp.sqrt(jnp.mean(W**2, axis=0))
-    return jnp.minimum(rows[:, None], columns[None])
 
 
 class GradedFlow(Flow):

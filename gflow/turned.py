@@ -53,7 +53,7 @@ class TurnedChart(EuclideanChart):
         W = self.template.factors
         a = self._joined(W, [jnp.eye(G.shape[0]) for G in W[:-1]])
         # No unit is near its place yet.
-        return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b), a)
+        return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b, b[None])[0], a)
 
     def at(self, a):
         G, Q = self._parts(a)
@@ -74,27 +74,23 @@ class TurnedChart(EuclideanChart):
         return jnp.sqrt(jnp.sum(moving**2) / a.size + self.floor**2)
 
     def extent(self, a):
-        sizes = jnp.concatenate([jnp.ravel(v) for v in _scales(self._parts(a)[0])])
+        sizes = jnp.concatenate([jnp.ravel(v) for v in unit_scales(self._parts(a)[0], ends=False)])
         return jnp.min(jnp.where(sizes > 0, sizes, jnp.inf))
 
     def error(self, e, a0, a1):
-        worst = []
-        G0, G1 = self._parts(a0)[0], self._parts(a1)[0]
-        for d, before, after in zip(self._parts(e)[0], _scales(G0), _scales(G1), strict=True):
-            scale = jnp.maximum(before, after)
-            ratio = jnp.where(d == 0, 0.0, d / jnp.where(scale > 0, scale, jnp.finfo(e.dtype).tiny))
-            worst.append(jnp.sqrt(jnp.mean(ratio**2)))
-        return jnp.max(jnp.stack(worst))
+        return error_of_units(*(self._parts(v)[0] for v in (e, a0, a1)), ends=False)
 
-    def tidied(self, a):
+    def tidied(self, a, rates):
         G, Q = self._parts(a)
+        F, still = jax.vmap(self._parts)(rates)
         for j in range(len(Q)):
             units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
-            turned, turn = _sweep(units, Q[j].T)
-            Q[j] = turn.T
+            turned, turn = _sweep(units, jnp.eye(units.shape[0]))
             n = G[j].shape[1]
             G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
-        return self._joined(G, Q)
+            Q[j] = Q[j] @ turn.T
+            F[j], F[j + 1] = turn @ F[j], F[j + 1] @ turn.T
+        return self._joined(G, Q), jax.vmap(self._joined)(F, still)
 
 
 def _turned(W: Array, before: Array | None, after: Array | None) -> Array:
@@ -102,15 +98,25 @@ def _turned(W: Array, before: Array | None, after: Array | None) -> Array:
     return W if after is None else after @ W
 
 
-def _scales(G: list) -> list:
-    """For every entry the size of its hidden unit; between two hidden spaces the smaller one."""
-    size = lambda W, axis: jnp.sqrt(jnp.mean(W**2, axis=axis, keepdims=True))
-    scales = []
-    for j, W in enumerate(G):
-        known = [size(W, 1)] * (j < len(G) - 1) + [size(W, 0)] * (j > 0)
-        least = known[0] if len(known) == 1 else jnp.minimum(*known)
-        scales.append(jnp.broadcast_to(least, W.shape))
-    return scales
+def unit_scales(G: Any, ends: bool) -> list:
+    """For every entry of the factors the size of its hidden unit, between two hidden spaces the smaller one. A unit may
+    be turned such that all of it is in one factor. At `ends` the rows of the last factor and the columns of the first
+    are taken for units too."""
+    size = lambda W, axis: jnp.sqrt(jnp.mean(W**2, axis=axis))
+    units = [jnp.maximum(size(below, 1), size(above, 0)) for below, above in zip(G, G[1:], strict=False)]
+    first, last = (size(G[0], 0), size(G[-1], 1)) if ends else (jnp.inf, jnp.inf)
+    around = [jnp.broadcast_to(first, G[0].shape[1:]), *units, jnp.broadcast_to(last, G[-1].shape[:1])]
+    return [jnp.minimum(after[:, None], before[None]) for before, after in zip(around, around[1:], strict=False)]
+
+
+def error_of_units(e: Any, before: Any, after: Any, ends: bool) -> Array:
+    """The size of an error of the factors relative to their units."""
+    worst = []
+    for d, *sizes in zip(e, unit_scales(before, ends), unit_scales(after, ends), strict=True):
+        scale = jnp.maximum(*sizes)
+        ratio = jnp.where(d == 0, 0.0, d / jnp.where(scale > 0, scale, jnp.finfo(d.dtype).tiny))
+        worst.append(jnp.sqrt(jnp.mean(ratio**2)))
+    return jnp.max(jnp.stack(worst))
 
 
 def _rounds(count: int) -> np.ndarray:

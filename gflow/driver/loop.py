@@ -33,13 +33,15 @@ _EPS = float(jnp.finfo(jnp.float64).eps)
 
 class _Landing(eqx.Module):
     """An excursion to a save point: where it stands, how far the point is, and the position that the path goes on from
-    after the last one."""
+    after the last one, with what is known of the step that led there: the solver's state from which to repeat it, and
+    its dense output."""
 
     active: Bool[Array, ""]
     at: Position
     left: Float[Array, ""]
     tries: Int[Array, ""]
     ahead: Position
+    again: Any
     dense: Any
 
 
@@ -72,15 +74,14 @@ def advance(
         ready = with_tolerances(solver, flow, p.state, rtol)
         return ready.step(terms, zero, p.h, p.state, p.gauge, p.solver, made_jump=p.restart)
 
-    def depart(p: Position, ahead: Position, dense, k) -> _Landing:
-        along = solver.interpolation_cls(t0=zero, t1=p.h, **dense).evaluate
+    def depart(p: Position, landing: _Landing, k) -> _Landing:
+        ahead = landing.ahead
+        along = solver.interpolation_cls(t0=zero, t1=p.h, **landing.dense).evaluate
         target = targets[jnp.minimum(k, last - 1)]
         ends = p.inner(clock), ahead.inner(clock)
         left = jax.lax.stop_gradient(passage(flow, clock, along, p.h, p.gauge, target, ends))
-        start = eqx.tree_at(lambda q: (q.h, q.status), p, (left, ahead.status))
-        if implicit:
-            start = eqx.tree_at(lambda q: q.solver, start, solver.again(p.solver, ahead.solver))
-        return _Landing(jnp.asarray(True), start, left, jnp.zeros((), int), ahead, dense)
+        start = eqx.tree_at(lambda q: (q.h, q.status, q.solver), p, (left, ahead.status, landing.again))
+        return _Landing(jnp.asarray(True), start, left, jnp.zeros((), int), ahead, landing.again, landing.dense)
 
     def attempt(p: Position):
         """A step from `p`: where it leads, whether to keep it, and `p` as it tries again."""
@@ -109,15 +110,18 @@ def advance(
             log_time = jnp.log(y1[-1]) + p.gauge + sight.gamma
             moved = p.h * flow.chart.length(p.state[:-1]) / extent
             plateaus, seeded = plateaus.passing(p.log_time, log_time, moved, rtol)
+        a, ahead = y1[:-1], solver_state
+        if flow.chart.graded:
+            a, ahead = solver.tidied(flow.chart, a, ahead) if implicit else (flow.chart.tidied(a, a[None])[0], ahead)
         far = jnp.abs(jnp.log(y1[-1])) > GAUGE_RANGE
         shift = jax.lax.stop_gradient(jnp.where(far, jnp.log(y1[-1]), 0.0))
         after = Position(
-            state=jnp.append(flow.chart.tidied(y1[:-1]), y1[-1] * jnp.exp(-shift)),
+            state=jnp.append(a, y1[-1] * jnp.exp(-shift)),
             gauge=p.gauge + shift,
             sight=sight,
             h=h_next,
             control=control,
-            solver=solver_state,
+            solver=ahead,
             restart=(shift != 0) | flow.chart.graded,
             steps=p.steps + 1,
             rejected=p.rejected,
@@ -170,7 +174,8 @@ def advance(
         status = jnp.where(whole, Status.running, nxt.status)
         status = as_code(jnp.where(lost, int(Status.step_too_small), status))
         at = eqx.tree_at(lambda r: (r.h, r.status), nxt, (h, status))
-        return _Landing(~landed, at, left, landing.tries + 1, landing.ahead, landing.dense), saves
+        after_all = landing.ahead, landing.again, landing.dense
+        return _Landing(~landed, at, left, landing.tries + 1, *after_all), saves
 
     def body(carry):
         p, landing, saves = carry
@@ -187,12 +192,12 @@ def advance(
 
         def on_the_path(p, landing, saves):
             departs = keep & passes(after, saves.filled)
-            landing = eqx.tree_at(lambda o: (o.ahead, o.dense), landing, (after, dense))
+            landing = eqx.tree_at(lambda o: (o.ahead, o.again, o.dense), landing, (after, retry.solver, dense))
             return _pick(departs, p, _pick(keep, after, retry)), landing, saves, departs
 
         p, landing, saves, departs = jax.lax.cond(landing.active, on_excursion, on_the_path, p, landing, saves)
         landing = jax.lax.cond(
-            departs, lambda: depart(p, landing.ahead, landing.dense, saves.filled), lambda: landing
+            departs, lambda: depart(p, landing, saves.filled), lambda: landing
         )
         out = (p.status == Status.running) & ~landing.active & (p.steps + p.rejected >= max_steps)
         return with_status(p, jnp.where(out, Status.max_steps, p.status)), landing, saves
@@ -203,7 +208,7 @@ def advance(
 
     blank = jax.eval_shape(lambda p: take(p)[2], position)
     blank = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), blank)
-    idle = _Landing(jnp.asarray(False), position, zero, jnp.zeros((), int), position, blank)
+    idle = _Landing(jnp.asarray(False), position, zero, jnp.zeros((), int), position, position.solver, blank)
     position, _, saves = jax.lax.while_loop(unfinished, body, (position, idle, saves))
     return position, saves
 

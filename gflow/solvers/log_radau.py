@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..charts import EuclideanChart
+from ..charts import AbstractChart, EuclideanChart
 from ..flow import Flow, Sight
 from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, Tableau, tableau
@@ -78,6 +78,14 @@ def _corner(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
     R = -jnp.log(jnp.where(top > 0, norm * top, 1.0))
     rows = lambda v, like: jnp.broadcast_to(v, like.shape)
     return end._replace(F=rows(F / jnp.where(top > 0, norm, 1.0), end.F), R=rows(R, end.R))
+
+
+def _anew(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
+    """Stages of a path that goes on as it starts at `a`: after a bend, as where other units come to lead."""
+    v = flow.chart.velocity(a, flow.X, flow.loss.pull(end.dual[-1], flow.y)[0])
+    R = jnp.log(flow.chart.length(a)) - 0.5 * jnp.log(jnp.mean(v.direction**2))
+    rows = lambda v, like: jnp.broadcast_to(v, like.shape)
+    return end._replace(F=rows(v.direction * jnp.exp(R), end.F), R=rows(R - v.log_speed + unit, end.R))
 
 
 def _reduction(flow: Flow, a: Array, stages: Stages) -> Reduction | None:
@@ -247,7 +255,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         gentle = end._replace(dual=jnp.maximum(end.dual, -30.0), R=end.R + unit - last.unit)
         far = (end.gamma[-1] > 1e3) & jnp.asarray(isinstance(flow.loss, MarginLoss))
         retry = ~far | (last.failures >= _PATIENCE)
-        corner = _corner(flow, a0, unit, end) if flow.chart.linear else gentle
+        corner = _corner(flow, a0, unit, end) if flow.chart.linear else _anew(flow, a0, unit, end)
         other = jax.tree.map(lambda a, b: jnp.where(far, a, b), gentle, corner)
 
         def body(carry):
@@ -297,6 +305,11 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
     def failed(self, state: _State) -> _State:
         """The state from which to repeat a step whose equations could not be solved."""
         return state._replace(trial_h=jnp.zeros_like(state.trial_h), failures=state.failures + 1)
+
+    def tidied(self, chart: AbstractChart, a: Array, state: _State) -> tuple[Array, _State]:
+        """The coordinates in which the path goes on from `a`, and the state from which to go on there."""
+        a, F = chart.tidied(a, state.stages.F)
+        return a, state._replace(stages=state.stages._replace(F=F))
 
     def end_rates(self, state: _State) -> tuple[Array, Array]:
         """Derivatives of the state and of gamma at the end of the step. From the outputs they could not be had: beyond
