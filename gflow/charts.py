@@ -96,6 +96,10 @@ class AbstractChart(eqx.Module):
     def length(self, a: Float[Array, " P"]) -> Float[Array, ""]:
         """The root mean square change of the coordinates that counts as one unit of arc length."""
 
+    def speed(self, a: Float[Array, " P"], rates: Float[Array, " P"]) -> Float[Array, ""]:
+        """The arc length that a unit of time takes at these rates."""
+        return jnp.sqrt(jnp.mean(rates**2)) / self.length(a)
+
     def extent(self, a: Float[Array, " P"]) -> Float[Array, ""]:
         """The size of the coordinates that rounding is relative to."""
         return jnp.sqrt(jnp.mean(a**2))

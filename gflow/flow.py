@@ -50,7 +50,7 @@ class Flow(eqx.Module):
     def rate(self, a: Float[Array, " P"]) -> Rate:
         c = self.loss.weights(self.chart.outputs(a, self.X), self.y)
         v = self.chart.velocity(a, self.X, c)
-        pace = self.chart.length(a) / jnp.sqrt(jnp.mean(v.direction**2))
+        pace = 1.0 / self.chart.speed(a, v.direction)
         return Rate(v.direction * pace, v.slope * pace, jnp.log(pace) - v.log_speed)
 
     def field(self, s: Any, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, " P+1"]:
@@ -75,6 +75,10 @@ class Flow(eqx.Module):
             self.loss.output_scale(outputs, self.y),
             jnp.max(jnp.abs(beta)),
         )
+
+    def all_rounding(self, sight: "Sight") -> Bool[Array, ""]:
+        """Whether the loss says nothing any more."""
+        return jnp.asarray(isinstance(self.loss, Square)) & (sight.rounding > 0.5)
 
     def at_floor(self, outputs: Float[Array, " N"]) -> Bool[Array, ""]:
         """Whether residuals are at rounding level."""

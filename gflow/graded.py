@@ -4,7 +4,7 @@ From small random factors the singular values of W = W_N ... W_1 are learned one
 differ by powers of the scale), and while the first is there and the second is not, the factors hold numbers of size 1
 and of size 1e-15 or 1e-30 in the same entries, which float64 cannot. Here they are apart:
 
-- With W = U P V^T, T = U S V^T the singular value decomposition of the target, the loss is ||P - S||^2 / 2.
+- With W = U P V^T, T = U S V^T the singular value decomposition of the target, the loss is c^2 ||P - S||^2 / 2.
 - Hidden spaces are turned by orthogonal Q_j, W_1 = Q_1 G_1 V^T, W_j = Q_j G_j Q_(j-1)^T, W_N = U G_N Q_(N-1)^T, such
   that G_1, ..., G_(N-1) are triangular: a column for every singular value, each with digits of its own. After every
   step the Q_j are turned on, by QR decompositions of matrices that are nearly triangular, and whose columns' sizes
@@ -25,7 +25,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .charts import AbstractChart, Velocity
-from .flow import Flow, Sight
+from .flow import Flow
 from .losses import AbstractLoss, Square
 from .models import MatrixFactorization
 from .turned import error_of_units
@@ -47,6 +47,8 @@ class GradedChart(AbstractChart):
     left: Float[Array, "m m"]
     right: Float[Array, "n n"]
     target: Float[Array, "m n"]
+    # X is this multiple of an orthogonal matrix: outputs are the residual times it.
+    gain: Float[Array, ""]
     graded: ClassVar[bool] = True
 
     @property
@@ -83,12 +85,12 @@ class GradedChart(AbstractChart):
         return eqx.tree_at(lambda m: m.factors, self.template, tuple(factors))
 
     def outputs(self, a, X):
-        return jnp.ravel(self._split(a)[2])
+        return self.gain * jnp.ravel(self._split(a)[2])
 
     def velocity(self, a, X, c):
         G, Q, R = self._split(a)
         _, pull = jax.vjp(_product, G)
-        (v,) = pull(c.reshape(R.shape))
+        (v,) = pull(self.gain * c.reshape(R.shape))
         top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, [jnp.max(jnp.abs(w)) for w in v]))
         v = tuple(w / top for w in v)
         _, push = jax.jvp(_product, (G,), (v,))
@@ -100,7 +102,7 @@ class GradedChart(AbstractChart):
         def one(c):
             G, Q, R = self._split(a)
             _, pull = jax.vjp(_product, G)
-            (v,) = pull(c.reshape(R.shape))
+            (v,) = pull(self.gain * c.reshape(R.shape))
             _, push = jax.jvp(_product, (G,), (v,))
             return self._joined(v, tuple(jnp.zeros_like(q) for q in Q), push)
 
@@ -108,7 +110,7 @@ class GradedChart(AbstractChart):
 
     def jacobian(self, a, X):
         count = self.target.size
-        return jnp.zeros((count, a.size)).at[:, a.size - count :].set(jnp.eye(count))
+        return jnp.zeros((count, a.size)).at[:, a.size - count :].set(self.gain * jnp.eye(count))
 
     def _moving(self, a: Array) -> Array:
         return jnp.concatenate([jnp.ravel(W) for W in self._split(a)[0]])
@@ -128,7 +130,7 @@ class GradedChart(AbstractChart):
         """The same factors, with hidden spaces turned so that G_1, ..., G_(N-1) are triangular."""
         G, Q, R = self._split(a)
         G, Q = list(G), list(Q)
-        F, *others = jax.vmap(self._split)(rates)
+        F, still, residual = jax.vmap(self._split)(rates)
         F = list(F)
         # Whichever singular value has grown most comes first.
         order = jnp.argsort(-jnp.sum(G[0] ** 2, axis=0))
@@ -144,7 +146,7 @@ class GradedChart(AbstractChart):
             G[j] = upper + (turned - jax.lax.stop_gradient(turned))
             Q[j], G[j + 1] = Q[j] @ turn, G[j + 1] @ turn
             F[j], F[j + 1] = turn.T @ F[j], F[j + 1] @ turn
-        return self._joined(*self._agreeing(G, R, tuple(Q))), jax.vmap(self._joined)(tuple(F), *others)
+        return self._joined(*self._agreeing(G, R, tuple(Q))), jax.vmap(self._joined)(tuple(F), still, residual)
 
     def _agreeing(self, G: list, R: Array, Q: tuple) -> tuple[tuple, tuple, Array]:
         """Factors and residual without what their errors add up to: small residuals are right, small products too."""
@@ -164,10 +166,9 @@ class GradedFlow(Flow):
     chart: GradedChart  # pyright: ignore[reportIncompatibleVariableOverride]
     size: Float[Array, ""]
 
-    def _sight(self, outputs, beta) -> Sight:
-        seen = super()._sight(outputs, beta)
-        worst = self.size / jnp.linalg.norm(outputs)
-        return seen._replace(rounding=_EPS * (1.0 + jnp.abs(seen.gamma) + worst))
+    def all_rounding(self, sight):
+        # The residual has digits of its own, to any size. The factors do not.
+        return sight.output_scale[0] * math.sqrt(self.y.size) <= 2 * _EPS * self.size
 
     def at_floor(self, outputs):
         return jnp.linalg.norm(outputs) <= 1e-12 * self.size
@@ -181,15 +182,25 @@ class GradedFlow(Flow):
 
 
 def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: Any) -> GradedFlow | None:
-    """The flow of a factorization whose target is observed in full, X = I; None for any other."""
+    """The flow of a factorization whose target is observed in full, by samples that are orthogonal and equally long,
+    X^T X = c^2 I; None for any other."""
     concrete = not any(isinstance(v, Tracer) for v in (X, targets))
     fits = isinstance(model, MatrixFactorization) and isinstance(loss, Square) and observed is None and concrete
-    if not fits or len(model.factors) < 2 or X.ndim != 2 or not np.array_equal(X, np.eye(X.shape[1])):
+    if not fits or len(model.factors) < 2 or X.ndim != 2:
         return None
-    T = np.asarray(targets).reshape(X.shape[0], -1).T
+    X = np.asarray(X)
+    y = np.asarray(targets).reshape(X.shape[0], -1)
+    gain = np.linalg.norm(X) / math.sqrt(X.shape[1])
+    if gain == 0:
+        return None
+    T = y.T @ X / gain**2
+    near = lambda v, w: np.max(np.abs(v - w)) <= 8 * X.shape[0] * _EPS * np.max(np.abs(w))
+    # What no matrix fits is a loss of its own.
+    if not near(X.T @ X, gain**2 * np.eye(X.shape[1])) or not near(X @ T.T, y):
+        return None
     U, s, Vt = np.linalg.svd(T)
     s[s <= max(T.shape) * _EPS * s[0]] = 0.0
     S = np.zeros(T.shape)
     np.fill_diagonal(S, s)
-    chart = GradedChart(model, *(jnp.asarray(v) for v in (U, Vt.T, S)))
-    return GradedFlow(chart, X, jnp.zeros(T.size), loss, jnp.asarray(np.linalg.norm(T)))
+    chart = GradedChart(model, *map(jnp.asarray, (U, Vt.T, S, gain)))
+    return GradedFlow(chart, X, jnp.zeros(T.size), loss, jnp.asarray(gain * np.linalg.norm(T)))

@@ -29,7 +29,7 @@ class ModifiedFlow(Flow):
     def rate(self, a):
         slope = jax.grad(self.gamma)(a)
         v = self.chart.inverse_metric(a) * slope
-        pace = self.chart.length(a) / jnp.sqrt(jnp.mean(v**2))
+        pace = 1.0 / self.chart.speed(a, v)
         return Rate(v * pace, jnp.sum(slope * v) * pace, jnp.log(pace))
 
     def sight(self, a) -> Sight:

@@ -27,7 +27,7 @@ from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, mode
 from .solvers import choose, LogRadau, Phase
 from .status import Status
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
-from .turned import turned
+from .turned import turned, turned_if_small
 
 
 def gradient_flow(
@@ -177,13 +177,19 @@ def gradient_flow(
                 position, saves = in_chunks(onward, position, saves, report, logs)
             else:
                 position = driver.with_status(position, Status.max_steps)
-    if not concrete or int(position.status) == Status.step_too_small:
+    if not concrete or int(position.status) in (Status.step_too_small, Status.max_steps):
         position, saves = engine.conclude(flow, position, saves, clock, aims)
+    if concrete and eta is not None and int(position.status) in _GIVEN_UP and has_undeclared_kinks(flow):
+        position = driver.with_status(position, Status.loss_jumps)
     measured = lambda models: measure(metrics, models, X, y)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured, logs)
     if earlier is not None:
         traj = concatenate(earlier, traj)
     return judge(traj, throw, concrete)
+
+
+# What a run may end with that has come to where its loss jumps.
+_GIVEN_UP = (Status.max_steps, Status.slow, Status.step_too_small, Status.settled, Status.seeded)
 
 
 def _modified(
@@ -196,7 +202,7 @@ def _modified(
     chart = descent_chart_of(model, observed)
     if not hasattr(model, "descent_chart"):
         # The same chart, with a unit of length for a start at zero.
-        chart = chart_of(model, X, targets, loss, observed)
+        chart = turned_if_small(chart_of(model, X, targets, loss, observed), targets)
     return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
 
 

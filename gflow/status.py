@@ -16,7 +16,7 @@ class Status(enum.IntEnum):
         ```python
         >>> import gflow
         >>> gflow.Status.success.sentence
-        'The flow reached the stop.'
+        'The run reached the stop.'
 
         ```
     """
@@ -36,6 +36,8 @@ class Status(enum.IntEnum):
     unverified = 12
     plateau = 13
     seeded = 14
+    loss_jumps = 15
+    slow = 16
     steps_used = 20
     diverged = 21
     left_chart = 22
@@ -49,8 +51,12 @@ class Status(enum.IntEnum):
 
 _SENTENCES = {
     Status.running: "The run has not ended.",
-    Status.success: "The flow reached the stop.",
+    Status.success: "The run reached the stop.",
     Status.max_steps: "The run used up max_steps before the stop; raise max_steps, loosen rtol, or resume it.",
+    Status.slow: (
+        "The run used up max_steps where the loss hardly changes: on a plateau between saddles, or near rest; start "
+        "from a larger scale, raise max_steps, loosen rtol, or resume it."
+    ),
     Status.step_too_small: (
         "The steps shrank to rounding level before the stop: float64 cannot resolve the flow here at this rtol."
     ),
@@ -68,6 +74,10 @@ _SENTENCES = {
     Status.seeded: (
         "The flow left a plateau along a direction so small there that rounding of the coordinates had a part in it: "
         "times from here on are not right to rtol; start from a larger scale, or loosen rtol."
+    ),
+    Status.loss_jumps: (
+        "The modified loss holds the gradient, and jumps where that of this model does, at its kinks: the flow could "
+        "not go on there; use a smooth activation."
     ),
     Status.minimum: "The loss cannot fall further: the flow reached the minimum over beta, where the gradient is zero.",
     Status.residual_floor: (

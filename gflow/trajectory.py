@@ -98,7 +98,8 @@ class Trajectory(eqx.Module):
         if int(self.status_code) == Status.diverged:
             where = f" Since step {int(self.position.best_at)} the loss has been above what it was there.{where}"
         where += self._climb()
-        chatter = _CHATTER if self.stats.get("chattering", False) else ""
+        jumps = int(self.status_code) == Status.loss_jumps
+        chatter = _CHATTER if self.stats.get("chattering", False) and not jumps else ""
         chosen = sum(not event.unique for event in self.events)
         choice = f" At {chosen} of its events the flow was not determined, and at_kink chose." if chosen else ""
         open_ = sum(not event.resolved for event in self.events)

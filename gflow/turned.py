@@ -12,12 +12,14 @@ rotations from one side, which keep the digits of columns of different sizes (De
 10.1137/0613074).
 """
 
+import itertools
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .charts import AbstractChart, EuclideanChart
@@ -26,6 +28,7 @@ from .models import MatrixFactorization
 # What a turn leaves of a unit that depends on others.
 _NOTHING = 1e-13
 _FIRST_SWEEPS = 6
+_SMALL = 1e-8
 
 
 class TurnedChart(EuclideanChart):
@@ -70,8 +73,13 @@ class TurnedChart(EuclideanChart):
         return jax.jacrev(lambda b: self.outputs(b, X))(a)
 
     def length(self, a):
-        moving = a[: self._moving_size]
-        return jnp.sqrt(jnp.sum(moving**2) / a.size + self.floor**2)
+        return self.extent(a)
+
+    def speed(self, a, rates):
+        # Relative to each unit: beside what has been learned and rests, rates of which are rounding, others grow.
+        scales = unit_scales(self._parts(a)[0], ends=False)
+        ratios = [jnp.ravel(_ratio(F, size)) for F, size in zip(self._parts(rates)[0], scales, strict=True)]
+        return jnp.sqrt(jnp.mean(jnp.concatenate(ratios) ** 2))
 
     def extent(self, a):
         sizes = jnp.concatenate([jnp.ravel(v) for v in unit_scales(self._parts(a)[0], ends=False)])
@@ -103,10 +111,10 @@ def unit_scales(G: Any, ends: bool) -> list:
     be turned such that all of it is in one factor. At `ends` the rows of the last factor and the columns of the first
     are taken for units too."""
     size = lambda W, axis: jnp.sqrt(jnp.mean(W**2, axis=axis))
-    units = [jnp.maximum(size(below, 1), size(above, 0)) for below, above in zip(G, G[1:], strict=False)]
+    units = [jnp.maximum(size(below, 1), size(above, 0)) for below, above in itertools.pairwise(G)]
     first, last = (size(G[0], 0), size(G[-1], 1)) if ends else (jnp.inf, jnp.inf)
     around = [jnp.broadcast_to(first, G[0].shape[1:]), *units, jnp.broadcast_to(last, G[-1].shape[:1])]
-    return [jnp.minimum(after[:, None], before[None]) for before, after in zip(around, around[1:], strict=False)]
+    return [jnp.minimum(after[:, None], before[None]) for before, after in itertools.pairwise(around)]
 
 
 def error_of_units(e: Any, before: Any, after: Any, ends: bool) -> Array:
@@ -114,9 +122,12 @@ def error_of_units(e: Any, before: Any, after: Any, ends: bool) -> Array:
     worst = []
     for d, *sizes in zip(e, unit_scales(before, ends), unit_scales(after, ends), strict=True):
         scale = jnp.maximum(*sizes)
-        ratio = jnp.where(d == 0, 0.0, d / jnp.where(scale > 0, scale, jnp.finfo(d.dtype).tiny))
-        worst.append(jnp.sqrt(jnp.mean(ratio**2)))
+        worst.append(jnp.sqrt(jnp.mean(_ratio(d, scale) ** 2)))
     return jnp.max(jnp.stack(worst))
+
+
+def _ratio(d: Array, scale: Array) -> Array:
+    return jnp.where(d == 0, 0.0, d / jnp.where(scale > 0, scale, jnp.finfo(d.dtype).tiny))
 
 
 def _rounds(count: int) -> np.ndarray:
@@ -169,3 +180,12 @@ def turned(chart: AbstractChart) -> AbstractChart:
     if len(chart.template.factors) < 2:
         return chart
     return TurnedChart(chart.template, chart.floor, chart.observed)
+
+
+def turned_if_small(chart: AbstractChart, targets: Array) -> AbstractChart:
+    """Turned where a unit is so small, beside what is to be learned, that rounding would have a part in its growth."""
+    turned_chart = turned(chart)
+    if not isinstance(turned_chart, TurnedChart) or isinstance(jnp.sum(chart.coordinates()) + targets[0], Tracer):
+        return chart
+    learned = jnp.max(jnp.abs(targets)) ** (1 / len(turned_chart.template.factors))
+    return turned_chart if turned_chart.extent(turned_chart.coordinates()) < _SMALL * learned else chart

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import diagonal, same
+from flint import arb, arb_mat, ctx
 
 import gflow
 
@@ -318,3 +319,29 @@ def test_bad_input(name):
     more, message = BAD[name]
     with pytest.raises(ValueError, match=re.escape(message)):
         gflow.gradient_descent(linear(), DATA, LABELS, **({"steps": 20} | more))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_descent_from_tiny_factors_passes_the_saddles(momentum):
+    """Beside 5 the factors hold 1e-30, of which the next value grows: against the same iterates in 70 digits."""
+    target = gflow.observe.symmetric([5.0, 2.0, 1.0], 3, jax.random.key(0))
+    X, y = gflow.observe.everything(target)
+    model = gflow.models.MatrixFactorization.gaussian([3, 3, 3], 1e-30, jax.random.key(1))
+    eta, save = 0.02, [700, 1750, 4000]
+    traj = gflow.gradient_descent(model, X, y, loss=SQUARE, step=eta, steps=4000, save=save, momentum=momentum)
+    with ctx.workdps(70):
+        exact = lambda M: arb_mat([[arb(float(v)) for v in row] for row in np.asarray(M)])
+        # Rounded: intervals would widen.
+        mid = lambda M: arb_mat([[M[i, j].mid() for j in range(3)] for i in range(3)])
+        A, B = (exact(W) for W in model.factors)
+        T, beta, before, products = exact(target), arb(momentum), (A, B), []
+        for k in range(1, 4001):
+            R = B * A - T
+            downhill = (B.transpose() * R * arb(eta), R * A.transpose() * arb(eta))
+            moved = [mid(W - d + (W - w) * beta) for W, d, w in zip((A, B), downhill, before, strict=True)]
+            before, (A, B) = (A, B), moved
+            if k in save:
+                products.append([[float(v) for v in row] for row in (B * A).tolist()])
+    values = np.linalg.svd(products, compute_uv=False)
+    assert values[0, 1] < 1e-3 and 0.1 < values[1, 1] and 0.1 < values[2, 2]
+    np.testing.assert_allclose(traj.model.product, products, atol=1e-11)

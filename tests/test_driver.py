@@ -133,6 +133,8 @@ def test_compiles_once(whole):
     # Near and far stops are begun by different solvers.
     for factor in (1.0, 3.0):
         gflow.gradient_flow(diagonal(2, 0.1), X, y, save=factor * SAVE, rtol=1e-6)
+    # What a run that is used up has come to is looked at once more.
+    gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE, max_steps=40, throw=False)
     ours = lambda names: [n for n in names if any(f in n for f in ("start", "advance", "conclude", "_gamma"))]
     with counting_compilations() as names:
         for scale, factor, rtol in ((1.0, 1.0, 1e-8), (1e-20, 3.0, 1e-6), (10.0, 0.5, 1e-10)):

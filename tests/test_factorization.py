@@ -351,6 +351,59 @@ def test_sensing_does_not_depend_on_the_basis_of_the_hidden_space():
 
 
 
+COMPLETED = [
+    [9.7818225743667, 0, 0],
+    [15.1534547162804, 5.147419912170523e-08, 0],
+    [16.3881029302588, 1.2554460935361, 0],
+    [16.4023301201665, 1.2572566453102, 0],
+]
+
+
+def test_completion_passes_the_saddles():
+    """What has been learned does not fit the target on a plateau: only pulls that cancel hold it, to rounding, beside
+    which the next value grows from 1e-30. Taylor series of order 40 in 90 digits."""
+    target = gflow.observe.symmetric([5.0, 2.0, 1.0], 3, jax.random.key(0))
+    mask = np.zeros((3, 3), bool)
+    mask[0, 2] = mask[1, 0] = True
+    model = MF.gaussian([3, 3, 3], 1e-30, jax.random.key(1))
+    times = np.array([20.0, 40.0, 60.0, 90.0])
+    traj = gflow.gradient_flow(
+        model, np.eye(3), np.ma.masked_array(target.T, mask.T), loss=SQUARE, clock=gflow.TimeClock(), save=times
+    )
+    assert int(traj.stats["steps"]) < 1000
+    np.testing.assert_allclose(np.linalg.svd(traj.model.product, compute_uv=False), COMPLETED, atol=1e-6)
+
+
+def test_full_observation_by_orthogonal_samples():
+    """Samples c Q, whitened data among them, are the flow of X = I in the time c^2 t; as means of samples too."""
+    target = np.random.default_rng(0).normal(size=(2, 3))
+    model = MF.gaussian([3, 3, 2], 1e-25, jax.random.key(0))
+    Q = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 3)))[0]
+    save = np.array([10.0, 20.0, 60.0])
+    run = lambda X, times, loss: gflow.gradient_flow(
+        model, X, X @ target.T, loss=loss, clock=gflow.TimeClock(), save=times
+    )
+    plain = run(np.eye(3), save, SQUARE)
+    for gain, X, loss in ((-2.0, -2 * Q, SQUARE), (2.0, 2 * Q, gflow.losses.Square())):
+        share = 1 if loss is SQUARE else len(X)
+        traj = run(X, save * share / gain**2, loss)
+        np.testing.assert_allclose(traj.model.product, plain.model.product, atol=1e-7)
+        early = slice(0, 2)
+        expected = plain.neg_log_loss[early] + np.log(share / gain**2)
+        np.testing.assert_allclose(traj.neg_log_loss[early], expected, atol=1e-6)
+
+
+def test_a_run_that_is_used_up_on_a_plateau_says_so():
+    X, y = gflow.observe.everything((TURN * [2, 1]) @ TURN.T)
+    model = MF.gaussian([2] * 3, 1e-30, jax.random.key(2))
+    traj = gflow.gradient_flow(
+        model, X, y, loss=SQUARE, clock=gflow.TimeClock(), stop=90.0, max_steps=20, throw=False
+    )
+    assert int(traj.status_code) == Status.slow and "plateau" in traj.status
+    onward = gflow.gradient_flow(model, X, y, loss=SQUARE, clock=gflow.TimeClock(), stop=90.0, resume=traj)
+    np.testing.assert_allclose(np.linalg.svd(onward.final.product, compute_uv=False), [2, 1], rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_saddles_of_depth_three():
     """Times are 1 / scale times a constant; on plateaus too long for float64 the run says so."""
@@ -418,4 +471,8 @@ def test_graded_coordinates_are_the_same_factors():
     np.testing.assert_allclose(graded, exact, rtol=1e-13)
     assert max(float(jnp.max(jnp.abs(d))) for d in carried) < 1e-12
     np.testing.assert_allclose(slopes[3], 3 * product, atol=1e-12)
-    assert graded_flow(model, 2 * X, jnp.ravel(y), SQUARE, None) is None
+    assert graded_flow(model, X * [1, 2, 1], jnp.ravel(y), SQUARE, None) is None
+    assert graded_flow(model, 0 * X, 0 * jnp.ravel(y), SQUARE, None) is None
+    # What no matrix fits is not in the residual of any.
+    twice = np.append(X, X, axis=0), np.append(y, y + 1)
+    assert graded_flow(model, jnp.asarray(twice[0]), twice[1], SQUARE, None) is None

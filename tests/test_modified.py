@@ -104,3 +104,28 @@ def test_hessian_along_a_flow():
         metrics={"sharpness": functools.partial(metrics.sharpness, loss=SQUARE)},
     )  # fmt: skip
     np.testing.assert_allclose(traj.metrics["sharpness"], np.linalg.eigvalsh(DATA.T @ DATA / 4)[-1], rtol=1e-6)
+
+
+def test_modified_flow_from_tiny_factors():
+    """The saddles that descent passes, at the same times to O(eta^2)."""
+    X, y = gflow.observe.everything(gflow.observe.symmetric([5.0, 2.0], 2, jax.random.key(0)))
+    model = gflow.models.MatrixFactorization.gaussian([2, 2, 2], 1e-30, jax.random.key(1))
+    loss, off = gflow.losses.Square(reduction="sum"), []
+    for eta in (0.01, 0.005):
+        save = np.round(np.linspace(10, 40, 121) / eta)
+        values = lambda traj: np.linalg.svd(traj.model.product, compute_uv=False)
+        down = gflow.gradient_descent(model, X, y, loss=loss, step=eta, steps=int(save[-1]), save=save)
+        flow = gflow.modified(gflow.gradient_flow, eta)(
+            model, X, y, loss=loss, clock=gflow.TimeClock(), save=save * eta, rtol=1e-9
+        )
+        assert values(flow)[-1, 1] > 1.9
+        off.append(np.max(np.abs(values(flow) - values(down))))
+    assert off[1] < 0.3 * off[0] < 0.1
+
+
+def test_a_modified_loss_that_jumps():
+    """Where the gradient of a model jumps, so does the modified loss."""
+    network = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    run = gflow.modified(gflow.gradient_flow, 0.1)
+    with pytest.raises(gflow.FlowError, match=r"modified loss .* jumps"):
+        run(network, np.eye(2), np.diag([2.0, 1.0]), loss=SQUARE, clock=gflow.TimeClock(), stop=2.0)

@@ -23,7 +23,7 @@ def traj():
 
 
 def test_shapes(traj):
-    assert traj.success is True and traj.status == "The flow reached the stop."
+    assert traj.success is True and traj.status == "The run reached the stop."
     assert traj.neg_log_loss.shape == traj.log_time.shape == (4,)
     assert traj.model.beta.shape == (4, 3) and traj.final.beta.shape == (3,)
     assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(eqx.filter(traj.model, eqx.is_array)))
@@ -46,7 +46,7 @@ def test_printed_form(traj):
     lines = str(traj).splitlines()
     assert lines[0] == "Trajectory" and repr(traj) == str(traj)
     texts = dict(line.strip().split(maxsplit=1) for line in lines[1:] if not line.startswith("  log"))
-    assert texts["status"] == "The flow reached the stop." and texts["saves"] == "4"
+    assert texts["status"] == "The run reached the stop." and texts["saves"] == "4"
     assert texts["l1"].endswith("shape (4,)") and texts["margins"].endswith("shape (4, 2)")
     assert texts["steps"] == f"{int(traj.stats['steps'])} + {int(traj.stats['rejections'])} rejected"
     assert any("log10 1/L" in line and "1 ... 100 decades" in line for line in lines)
@@ -83,7 +83,7 @@ def test_failure_carries_the_trajectory():
 def test_batches_are_no_datasets():
     run = lambda scale: gflow.gradient_flow(diagonal(2, scale), X, y, save=SAVE, throw=False, solver=gflow.LogRadau(3))
     batch = jax.vmap(run)(jnp.array([0.1, 1.0]))
-    assert batch.status == ["The flow reached the stop."] * 2 and np.all(batch.success)
+    assert batch.status == ["The run reached the stop."] * 2 and np.all(batch.success)
     assert str(batch) == "Trajectory(batched or traced, saves (2, 4))"
     with pytest.raises(
         ValueError, match=r"^to_xarray needs one concrete trajectory: call it outside jit, vmap and jvp"

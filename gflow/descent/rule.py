@@ -1,5 +1,6 @@
 """How an iterate of gradient descent follows from the one before."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from ..flow import Flow
 from ..losses import Square
 from ..status import as_code, Status
+
+# Steps after which coordinates are turned on: to turn costs more than a step.
+_TIDY = 16
 
 
 class Rule(eqx.Module):
@@ -118,6 +122,9 @@ def _displacement(rule: Rule, here: Place) -> Array:
 
 def take(rule: Rule, here: Place) -> Place:
     a, k = rule.flow.chart.moved(here.coordinates, _displacement(rule, here)), here.steps + 1
+    previous = None if rule.momentum is None else here.coordinates
+    if rule.flow.chart.graded:
+        a, previous = jax.lax.cond(k % _TIDY == 0, functools.partial(_tidied, rule), lambda *at: at, a, previous)
     order = here.order
     if order is not None:
         n = batches(rule)
@@ -130,7 +137,7 @@ def take(rule: Rule, here: Place) -> Place:
         judged = jax.lax.cond(epoch, lambda: rule.flow.gamma(a), lambda: here.judged)
     return Place(
         coordinates=a,
-        previous=None if rule.momentum is None else here.coordinates,
+        previous=previous,
         move=move,
         log_duration=log_duration,
         gamma=gamma,
@@ -147,6 +154,13 @@ def take(rule: Rule, here: Place) -> Place:
         normalize=here.normalize,
         batch_size=here.batch_size,
     )
+
+
+def _tidied(rule: Rule, a: Array, previous: Array | None) -> tuple[Array, Array | None]:
+    """An iterate, and the one before, in other coordinates of the same models."""
+    back = a if previous is None else a - previous
+    a, back = rule.flow.chart.tidied(a, back[None])
+    return a, None if previous is None else a - back[0]
 
 
 def finite(rule: Rule, p: Place) -> Bool[Array, ""]:

@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 from ..charts import EuclideanChart
 from ..clocks import AbstractClock
 from ..flow import Flow
-from ..losses import Square
 from ..solvers import LogRadau, StepControl
 from ..status import as_code, Status
 from .passage import beyond, passage, rates
@@ -98,9 +97,7 @@ def advance(
         keep = keep & ~rises
         extent = flow.chart.extent(p.state[:-1])
         stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent) | (h_next < 1e-300)
-        if isinstance(flow.loss, Square):
-            # A loss that is all rounding says nothing any more.
-            stalled = stalled | (jnp.where(keep, sight.rounding, p.sight.rounding) > 0.5)
+        stalled = stalled | jnp.where(keep, flow.all_rounding(sight), flow.all_rounding(p.sight))
         if implicit:
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
         waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))

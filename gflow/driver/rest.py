@@ -1,4 +1,5 @@
-"""What a run that took ever smaller steps has come to: rest, a minimum, a plateau, or the end of float64."""
+"""What a run that took ever smaller steps, or all that it may, has come to: rest, a minimum, a plateau, or the end of
+float64."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,14 +19,16 @@ def conclude(
     a = position.state[:-1]
     outputs = flow.chart.outputs(a, flow.X)
     stalled = position.status == Status.step_too_small
+    slow = flow.rate(a).gamma < 1e-6 * jnp.maximum(1.0, jnp.abs(position.gamma))
     still = stalled & flow.at_rest(a)
-    settled = still | stalled & (flow.rate(a).gamma < 1e-6 * jnp.maximum(1.0, jnp.abs(position.gamma)))
+    settled = still | stalled & slow
     floor, minimum = stalled & flow.at_floor(outputs), jnp.asarray(False)
     if flow.chart.readout(a) is not None and flow.X.ndim == 2:
         # The loss is convex in beta: a vanishing gradient there is the minimum, and not a saddle of the parameters.
         pulls = flow.loss.weights(outputs, flow.y)[:, None] * flow.X
         minimum = settled & (_norm(jnp.sum(pulls, axis=0)) <= 1e-6 * jnp.sum(jnp.abs(pulls)))
-    status = jnp.where(settled, Status.settled, position.status)
+    status = jnp.where(slow & (position.status == Status.max_steps), Status.slow, position.status)
+    status = jnp.where(settled, Status.settled, status)
     status = jnp.where(minimum, Status.minimum, status)
     status = jnp.where(stalled & flow.outlasts_float64(a, position.log_time), Status.plateau, status)
     status = jnp.where(floor, Status.residual_floor, status)

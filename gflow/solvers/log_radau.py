@@ -74,7 +74,7 @@ def _corner(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
     # Scaled: beside coordinates at rest the others' pull may be 1e-240.
     top = jnp.max(jnp.abs(F))
     F = F / jnp.where(top > 0, top, 1.0)
-    norm = jnp.sqrt(jnp.mean(F**2)) / flow.chart.length(a)
+    norm = flow.chart.speed(a, F)
     R = -jnp.log(jnp.where(top > 0, norm * top, 1.0))
     rows = lambda v, like: jnp.broadcast_to(v, like.shape)
     return end._replace(F=rows(F / jnp.where(top > 0, norm, 1.0), end.F), R=rows(R, end.R))
@@ -83,7 +83,7 @@ def _corner(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
 def _anew(flow: Flow, a: Array, unit: Array, end: Stages) -> Stages:
     """Stages of a path that goes on as it starts at `a`: after a bend, as where other units come to lead."""
     v = flow.chart.velocity(a, flow.X, flow.loss.pull(end.dual[-1], flow.y)[0])
-    R = jnp.log(flow.chart.length(a)) - 0.5 * jnp.log(jnp.mean(v.direction**2))
+    R = -jnp.log(flow.chart.speed(a, v.direction))
     rows = lambda v, like: jnp.broadcast_to(v, like.shape)
     return end._replace(F=rows(v.direction * jnp.exp(R), end.F), R=rows(R - v.log_speed + unit, end.R))
 
@@ -165,7 +165,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         dual, gamma = flow.loss.dual(flow.chart.outputs(a, flow.X), flow.y)
         V, unit = flow.chart.velocities(a, flow.X)
         F = flow.loss.pull(dual, flow.y)[0] @ V
-        R = jnp.log(flow.chart.length(a)) - 0.5 * jnp.log(jnp.mean(F**2))
+        R = -jnp.log(flow.chart.speed(a, F))
         rows = lambda v: jnp.broadcast_to(v, (self.stages, *jnp.shape(v)))
         stages = Stages(rows(F * jnp.exp(R)), rows(dual), rows(R), rows(gamma))
         zero, none, still = jnp.zeros(()), jnp.zeros((), int), jnp.zeros_like(y0)
@@ -237,15 +237,14 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         rows m + W = gamma the kink has width `blur`: it is lowered from 0.1 until it has no effect. Early, the path has
         corners where a coordinate comes to rest on a plateau (see `_corner`).
         """
-        length = flow.chart.length(a0)
         if self._is_large(flow, a0):
             frozen = freeze(flow, jnp.mean(coordinates(a0, hA, start), axis=0))
-            update = lambda stages, blur: by_frozen_kernel(flow, a0, hA, length, frozen, stages, blur)
+            update = lambda stages, blur: by_frozen_kernel(flow, a0, hA, frozen, stages, blur)
         else:
             reduction = _reduction(flow, a0, last.stages)
 
             def update(stages, blur):
-                o = linearize(flow, a0, hA, unit, length, reduction, stages, blur)
+                o = linearize(flow, a0, hA, unit, reduction, stages, blur)
                 return self._system(flow, o), o.dc
 
         attempt = lambda guess, blur: newton(

@@ -4,7 +4,7 @@ Unknowns of every stage i: the velocity F_i = da/ds of the coordinates a_i = a_0
 of the samples (log-weights of a classification loss, relative residuals of the square loss), the log-pace R_i and
 gamma_i. With J = grad f and V = M^-1 grad f (M the metric of the chart) they obey
 
-    F_i = e^(R_i) sum_n c_n(dual_i) V_n(a_i),    rows of the loss: f(a_i), dual_i, gamma_i,    rms(F_i) = length(a_0).
+    F_i = e^(R_i) sum_n c_n(dual_i) V_n(a_i),    rows of the loss: f(a_i), dual_i, gamma_i,    speed of F_i at a_0 = 1.
 
 The change of V with a is left out of the Newton matrix: it only slows convergence. Two ways to solve it:
 
@@ -63,14 +63,14 @@ def coordinates(a0: Array, hA: Array, stages: Stages) -> Float[Array, "s P"]:
     return a0[None] + hA @ stages.F
 
 
-def _motion(F: Array, R: Array, pull: Array, length: Array) -> tuple[Array, Array, Array]:
-    """d log rms(F) / dF, and what F and its length miss."""
-    size = jnp.sum(F**2)
-    return F / size, F - jnp.exp(R) * pull, 0.5 * jnp.log(size / F.size) - jnp.log(length)
+def _motion(flow: Flow, a0: Array, F: Array, R: Array, pull: Array) -> tuple[Array, Array, Array]:
+    """d log speed(F) / dF, and what F misses, and its speed of one."""
+    missed, toward = jax.value_and_grad(lambda F: jnp.log(flow.chart.speed(a0, F)))(F)
+    return toward, F - jnp.exp(R) * pull, missed
 
 
 def linearize(
-    flow: Flow, a0: Array, hA: Array, unit: Array, length: Array, reduction: Reduction | None, stages: Stages, blur: Any
+    flow: Flow, a0: Array, hA: Array, unit: Array, reduction: Reduction | None, stages: Stages, blur: Any
 ) -> Linearized:
     chart, loss, X, y = flow.chart, flow.loss, flow.X, flow.y
 
@@ -86,7 +86,7 @@ def linearize(
             miss, by_dual, by_gamma = rows.miss, jnp.diag(rows.by_dual), rows.by_gamma * scale
         else:
             top, miss, by_dual, by_gamma = reduction.rows(chart, a, J, rows, gamma, scale)
-        toward, miss_F, miss_pace = _motion(F, R, c @ V, length)
+        toward, miss_F, miss_pace = _motion(flow, a0, F, R, c @ V)
         return Linearized(
             hA=hA,
             J=top,
@@ -245,7 +245,7 @@ class _Pulled(NamedTuple):
     miss_pace: Float[Array, " s"]
 
 
-def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, length: Array, frozen: Frozen, stages: Stages, blur: Any):
+def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, frozen: Frozen, stages: Stages, blur: Any):
     """A Newton update with the tangent kernel of one point: linear in the number of parameters, in time and memory."""
 
     def at(stage):
@@ -253,7 +253,7 @@ def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, length: Array, frozen: Fr
         f, pull = jax.vjp(lambda b: flow.chart.outputs(b, flow.X), a)
         c, dc = flow.loss.pull(dual, flow.y)
         rows = flow.loss.dual_rows(f, flow.y, dual, gamma, blur)
-        toward, miss_F, miss_pace = _motion(F, R, pull(c)[0], length)
+        toward, miss_F, miss_pace = _motion(flow, a0, F, R, pull(c)[0])
         return _Pulled(
             c=c,
             dc=dc,
@@ -282,9 +282,10 @@ def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, length: Array, frozen: Fr
 
 def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: Any, limit: int) -> Solved:
     """Solve for the stages from the guess `start`; `update` maps stages to their Newton update and d c / d dual."""
-    length = flow.chart.length(a0)
-    size0 = flow.chart.extent(a0)
-    finest = 8 * jnp.finfo(a0.dtype).eps * size0
+    # In units of arc length.
+    own = flow.chart.extent(a0) / flow.chart.length(a0)
+    finest = 8 * jnp.finfo(a0.dtype).eps * own
+    longest = lambda moves: jnp.max(jax.vmap(lambda v: flow.chart.speed(a0, v))(moves))
 
     def body(carry):
         stages, iteration, last, _, idle = carry
@@ -292,11 +293,10 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         weighted = jnp.max(
             jnp.concatenate([jnp.abs(d.dual * dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
         )
-        moves = jnp.stack([hA @ d.F, hA @ (stages.F + d.F)])
-        moved, extent = jnp.sqrt(jnp.max(jnp.mean(moves**2, axis=2), axis=1))
+        moved, extent = longest(hA @ d.F), longest(hA @ (stages.F + d.F))
         # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by
         # less than a thousandth, and the log-pace, of which time is made, by less than a tenth of the tolerance.
-        wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(length, size0)), finest)
+        wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(1.0, own)), finest)
         size = jnp.stack([jnp.maximum(moved / wanted, weighted / 1e-3), jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
         damp = jnp.minimum(1.0, 2.0 / weighted)
         stages = Stages(

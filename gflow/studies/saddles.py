@@ -47,7 +47,7 @@ def predicted(model: MatrixFactorization, target: Any, times: np.ndarray) -> np.
 
 
 def saddles(quick: bool = False, report: Callable[[float], None] = lambda done: None) -> xr.Dataset:
-    """Gaussian factors: N = 2 from scales 1e-2 (flow and descent) and 1e-30 (flow), N = 3 from 1e-4 to 1e-30.
+    """Gaussian factors: N = 2 from scales 1e-2 and 1e-30 (flow and descent), N = 3 from 1e-4 to 1e-30.
 
     **Returns:** over (scale2, save, eigenvalue): `time`, `flow`, `exact`, and `descent`; over (scale3, learned):
     `learned_time`, when half of the first and of the second eigenvalue is learned, nan where the run stopped before,
@@ -101,7 +101,8 @@ def _claims(ds: xr.Dataset) -> list[Claim]:
     usual = ds.sel(scale2=1e-2)
     late = _half(usual.flow, usual.time) / _half(usual.exact, usual.time) - 1
     apart = np.abs(usual.descent.values - usual.flow.values) / EIGENVALUES[0]
-    early = _half(tiny.descent, tiny.time)[-1] / _half(tiny.exact, tiny.time)[-1]
+    # By (1 + eta lambda)^k in place of exp: 0.5 % at eta lambda = 0.01.
+    behind = _half(tiny.descent, tiny.time) / _half(tiny.exact, tiny.time) - 1
     times = (ds.learned_time * ds.scale3).values
     passed = (ds.code == int(Status.success)).values
     stopped = ds.scale3.values < 5e-17
@@ -109,7 +110,7 @@ def _claims(ds: xr.Dataset) -> list[Claim]:
         Claim.at_most("N = 2 from 1e-30: singular values beyond 1e-3 λ against the prediction, relative", 1e-6, off),
         Claim.at_most("N = 2 from 1e-2: times of λ/2 against the prediction", 0.05, np.abs(late)),
         Claim.at_most("N = 2 from 1e-2: descent against the flow, relative to the largest eigenvalue", 0.05, apart),
-        Claim.at_most("descent from 1e-30 is seeded by rounding: time of the last λ over prediction", 0.9, early),
+        Claim.at_most("N = 2 from 1e-30: times of λ/2 of descent against the prediction", 0.01, np.abs(behind)),
         Claim.at_most("N = 3: learning times times the scale, 1e-4 to 1e-16: relative spread", 1e-2,
                       np.ptp(times[passed], axis=0) / times[passed].min(axis=0)),
         Claim.at_least("N = 3: scales from 1e-16 up pass both saddles", 1.0, passed[~stopped]),
