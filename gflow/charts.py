@@ -96,6 +96,10 @@ class AbstractChart(eqx.Module):
     def length(self, a: Float[Array, " P"]) -> Float[Array, ""]:
         """The root mean square change of the coordinates that counts as one unit of arc length."""
 
+    def confined(self, d: Float[Array, " P"]) -> Float[Array, " P"]:
+        """The part of a change of the coordinates that the flow may make."""
+        return d
+
     def speed(self, a: Float[Array, " P"], rates: Float[Array, " P"]) -> Float[Array, ""]:
         """The arc length that a unit of time takes at these rates."""
         return jnp.sqrt(jnp.mean(rates**2)) / self.length(a)

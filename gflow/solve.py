@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from . import driver, validate
-from .charts import chart_of, descent_chart_of
+from .charts import AbstractChart, chart_of, descent_chart_of, EuclideanChart
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .graded import graded_flow
 from .kinks import loop as kinks_loop
-from .kinks.chart import piecewise_chart
+from .kinks.chart import piecewise_chart, PiecewiseChart
 from .kinks.events import EventLog, join_logs
 from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
@@ -179,6 +179,9 @@ def gradient_flow(
                 position = driver.with_status(position, Status.max_steps)
     if not concrete or int(position.status) in (Status.step_too_small, Status.max_steps):
         position, saves = engine.conclude(flow, position, saves, clock, aims)
+    still = concrete and not clock.counts_loss and int(position.status) in (Status.settled, Status.slow)
+    if still and eta is None and _linearizes(flow.chart):
+        position, saves = engine.rests_on(flow, position, saves, aims)
     if concrete and eta is not None and int(position.status) in _GIVEN_UP and has_undeclared_kinks(flow):
         position = driver.with_status(position, Status.loss_jumps)
     measured = lambda models: measure(metrics, models, X, y)
@@ -188,8 +191,15 @@ def gradient_flow(
     return judge(traj, throw, concrete)
 
 
+# In coordinates, a flow at rest that is looked at more closely.
+_LARGEST_LINEARIZED = 1000
 # What a run may end with that has come to where its loss jumps.
 _GIVEN_UP = (Status.max_steps, Status.slow, Status.step_too_small, Status.settled, Status.seeded)
+
+
+def _linearizes(chart: AbstractChart) -> bool:
+    small = jax.eval_shape(chart.coordinates).size <= _LARGEST_LINEARIZED
+    return small and isinstance(chart, EuclideanChart | PiecewiseChart)
 
 
 def _modified(
@@ -213,13 +223,14 @@ class _Engine(NamedTuple):
     change_solver: Callable
     advance: Callable
     conclude: Callable
+    rests_on: Callable
     refuse_points: Callable
 
     @classmethod
     def of(cls, module: Any) -> "_Engine":
-        compiled = (module.start, module.change_solver, module.advance, module.conclude)
-        start, change_solver, advance, conclude = map(eqx.filter_jit, compiled)
-        return cls(start, change_solver, advance, conclude, module.refuse_points)
+        compiled = (module.start, module.change_solver, module.advance, module.conclude, module.rests_on)
+        start, change_solver, advance, conclude, rests_on = map(eqx.filter_jit, compiled)
+        return cls(start, change_solver, advance, conclude, rests_on, module.refuse_points)
 
 
 _SMOOTH = _Engine.of(driver)

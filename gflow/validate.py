@@ -63,6 +63,8 @@ def check_array(name: str, value: Any) -> None:
         complex_ = np.iscomplexobj(value)
     except ValueError:
         raise ValueError(f"{name} must be a rectangular array of numbers, but its rows differ in length.") from None
+    if np.asarray(value).dtype.kind not in "bifuc":
+        raise ValueError(f"{name} must be an array of numbers, not {value!r}.")
     if complex_:
         raise ValueError(f"{name} must hold real numbers, not complex ones; stack real and imaginary parts.")
 

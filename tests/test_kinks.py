@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -233,6 +234,23 @@ def test_a_module_of_ones_own():
     assert [event.kind for event in traj.events] == ["up"]
 
 
+@pytest.mark.slow
+def test_no_slope_at_a_kink_pulls_nothing():
+    """The convention of most libraries, phi'(0) = 0: what starts on a kink that repels, or at the origin, stays."""
+    X, y = np.eye(2), np.ones(2)
+    run = lambda W, at_kink: gflow.gradient_flow(
+        TwoLayerNetwork(W, np.ones(2), slope=0.0, train_output=False), X, y, clock=gflow.TimeClock(), stop=1.0,
+        at_kink=at_kink,
+    )  # fmt: skip
+    W = np.array([[1.0, 0.0], [0.0, 0.0]])
+    for at_kink in (0.0, "stay"):
+        traj = run(W, at_kink)
+        assert [(event.kind, event.unique) for event in traj.events] == [("stay", False)] * 2
+        # w' = exp(-w) / 2 from 1.
+        np.testing.assert_allclose(traj.final.hidden, [[np.log(np.e + 0.5), 0], [0, 0]], rtol=1e-7)
+    assert np.all(np.asarray(run(W, 0.5).final.hidden) > 0)
+
+
 def test_bad_input():
     W = np.array([[1.0, 2.0], [0.5, -1.0]])
     X, y = np.array([[1.0, 0.5], [2.0, 3.0]]), np.ones(2)
@@ -240,6 +258,12 @@ def test_bad_input():
         TwoLayerNetwork(W, np.ones(2), slope=1.5)
     with pytest.raises(ValueError, match="slope must lie between 0"):
         ReLUNeuron(W[0], slope=-0.1)
+    with pytest.raises(ValueError, match="slope must lie between 0"):
+        TwoLayerNetwork(W, np.ones(2), slope=True)
+    with pytest.raises(ValueError, match="hidden must be an array of numbers, not None"):
+        TwoLayerNetwork(None, np.ones(2))
+    with pytest.raises(ValueError, match="X must hold a sample that is not zero"):
+        gflow.gradient_flow(TwoLayerNetwork(W, np.ones(2)), 0 * X, y, stop=30.0)
     with pytest.raises(ValueError, match=r"at least one of each, not \(0, 2\)"):
         TwoLayerNetwork(np.zeros((0, 2)), np.zeros(0))
     with pytest.raises(ValueError, match="output must have one entry a neuron"):
@@ -318,6 +342,41 @@ def test_where_nothing_moves_the_flow_rests():
         assert int(end.status) == status
     np.testing.assert_allclose(saves.coordinates, -1.0, rtol=0)
     np.testing.assert_allclose(saves.log_time, points, rtol=0)
+
+
+class Product(eqx.Module):
+    factors: jax.Array
+
+    def __call__(self, x):
+        return self.factors[0] * self.factors[1] * x[0]
+
+
+@pytest.mark.parametrize("factors, rests", [([1.5, 1.0 + 1e-13], True), ([1e-12, 1e-12], False)])
+def test_rest_and_plateau_are_told_apart(factors, rests):
+    """Both stand still to rounding; from one of them the flow leaves before the stop, at a rate of 1.5."""
+    X, y = jnp.ones((2, 1)), jnp.array([1.0, 2.0])
+    loss = gflow.losses.Square()
+    flow = Flow(chart_of(Product(jnp.array(factors)), X, y, loss), X, y, loss)
+    position = gflow.driver.start(flow, diffrax.Dopri8(scan_kind="lax"), jnp.asarray(1e-8))
+    position = gflow.driver.with_status(position, gflow.Status.settled)
+    for last, stays in ((1e-10, True), (1e3, rests)):
+        end, saves = gflow.driver.rests_on(flow, position, gflow.driver.empty_saves(1, 2), jnp.log(jnp.array([last])))
+        assert int(end.status) == (gflow.Status.success if stays else gflow.Status.settled)
+        assert int(saves.filled) == stays
+
+
+@pytest.mark.slow
+def test_networks_rest_at_a_minimum_above_zero():
+    """Of data that no two neurons fit: sliding along kinks, and at times that rounding ends long before."""
+    for seed in (0, 2, 4):
+        rng = np.random.default_rng(seed)
+        X, y, W, a = rng.normal(size=(8, 3)), rng.normal(size=8), rng.normal(size=(2, 3)), rng.normal(size=2)
+        run = lambda save: gflow.gradient_flow(
+            TwoLayerNetwork(W, a), X, y, loss=gflow.losses.Square(), clock=gflow.TimeClock(), save=save  # noqa: B023
+        )
+        traj = run([100.0, 3000.0, 1e4])
+        assert traj.success
+        np.testing.assert_allclose(traj.neg_log_loss[2], traj.neg_log_loss[1], rtol=1e-9)
 
 
 @pytest.mark.slow

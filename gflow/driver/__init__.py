@@ -12,4 +12,4 @@ from .position import (
     start as start,
     with_status as with_status,
 )
-from .rest import conclude as conclude
+from .rest import conclude as conclude, rests_on as rests_on

@@ -2,6 +2,7 @@
 float64."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -32,16 +33,45 @@ def conclude(
     status = jnp.where(minimum, Status.minimum, status)
     status = jnp.where(stalled & flow.outlasts_float64(a, position.log_time), Status.plateau, status)
     status = jnp.where(floor, Status.residual_floor, status)
-    if not clock.counts_loss:
-        rests = minimum | floor | still
-        rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
-        status = jnp.where(rests, Status.success, status)
-        saves = Saves(
-            jnp.where(rest[:, None], a[None], saves.coordinates),
-            jnp.where(rest, position.gamma, saves.gamma),
-            jnp.where(rest, targets, saves.log_time),
-            jnp.where(rests, targets.shape[0], saves.filled),
-        )
+    position = eqx.tree_at(lambda p: p.status, position, status)
+    if clock.counts_loss:
+        return position, saves
+    return _resting(position, saves, minimum | floor | still, targets)
+
+
+def rests_on(
+    flow: Flow, position: Position, saves: Saves, targets: Float[Array, " S"]
+) -> tuple[Position, Saves]:
+    """A flow that has come to rest to rounding stays there until the last of the times `targets`, if its velocity,
+    linearized there, moves nothing by more than a billionth of the parameters until then. On a plateau a direction
+    grows meanwhile, and the status stays. For charts of a constant metric, in which the linearization is symmetric."""
+    a = position.state[:-1]
+
+    def velocity(b):
+        c = flow.loss.weights(flow.chart.outputs(b, flow.X), flow.y)
+        v = flow.chart.velocity(b, flow.X, c)
+        return jnp.exp(v.log_speed - flow.gamma(b)) * v.direction
+
+    # Along what slides nothing may move but with it.
+    slope = jax.jacfwd(lambda d: flow.chart.confined(velocity(a + flow.chart.confined(d))))(jnp.zeros_like(a))
+    rates, ways = jnp.linalg.eigh(0.5 * (slope + slope.T))
+    left = jnp.exp(targets[-1]) - jnp.exp(position.log_time)
+    # The integral of exp(rate t).
+    span = jnp.where(rates == 0, left, jnp.expm1(rates * left) / jnp.where(rates == 0, 1.0, rates))
+    rests = _norm(ways.T @ velocity(a) * span) <= 1e-9 * _norm(a)
+    return _resting(position, saves, rests, targets)
+
+
+def _resting(position: Position, saves: Saves, rests: Array, targets: Array) -> tuple[Position, Saves]:
+    """Success, and the place for every save that is still to come, where it rests."""
+    rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
+    saves = Saves(
+        jnp.where(rest[:, None], position.state[:-1][None], saves.coordinates),
+        jnp.where(rest, position.gamma, saves.gamma),
+        jnp.where(rest, targets, saves.log_time),
+        jnp.where(rests, targets.shape[0], saves.filled),
+    )
+    status = jnp.where(rests, Status.success, position.status)
     return eqx.tree_at(lambda p: p.status, position, status), saves
 
 

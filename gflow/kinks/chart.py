@@ -109,6 +109,10 @@ class PiecewiseChart(AbstractChart):
 
         return jax.vmap(one)(jnp.eye(self.positive.shape[1])), jnp.zeros(())
 
+    def confined(self, d):
+        v, output = d[: self.inside.size].reshape(self.inside.shape), d[self.inside.size :]
+        return jnp.append(v - jnp.einsum("jkr,jr->jk", self.pattern.holds, v) @ self.directions, output)
+
     def length(self, a):
         return jnp.sqrt(jnp.mean(a**2) + self.floor**2)
 

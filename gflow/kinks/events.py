@@ -220,7 +220,8 @@ def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> D
     speed = a * (E @ (h @ E))
     up, down = speed + a * (p - h), speed + a * (n - h)
     open_ = on & ~attracts & (up >= 0) & (down <= 0) & (up > down)
-    stays = open_ & (chart.at_kink < 0)
+    # By a slope of zero nothing may pull at all.
+    stays = open_ & ((chart.at_kink < 0) | (speed == 0) & (blend <= 0))
     out = jnp.where(up <= 0, -1, jnp.where(down >= 0, 1, jnp.where(speed < 0, -1, 1)))
     sides = jnp.where(on, jnp.where(stays, 0, out), sides)
     settle = lambda: _along(E, v, a, sides, on & attracts, p, n)._replace(unique=~jnp.any(open_))

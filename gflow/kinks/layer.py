@@ -57,7 +57,8 @@ class HiddenLayer(eqx.Module):
     train_output: bool = eqx.field(default=True, static=True)
 
     def __check_init__(self):
-        if not isinstance(self.slope, int | float | np.number) or not 0 <= self.slope <= 1:
+        number = isinstance(self.slope, int | float | np.number) and not isinstance(self.slope, bool)
+        if not number or not 0 <= self.slope <= 1:
             raise ValueError(f"slope must lie between 0 (ReLU) and 1 (linear), not {self.slope!r}.")
         shape = np.shape(self.hidden)
         if len(shape) != 2 or 0 in shape:
@@ -81,6 +82,9 @@ def declared(model: Any) -> bool:
 def check_layer(model: Any, X: Any) -> None:
     """Compare outputs and gradients of the model with those of its declared layer: at the model, beside it, and with
     all pre-activations of either sign and of other sizes."""
+    if not callable(model.hidden_layer):
+        name = type(model).__name__
+        raise ValueError(f"hidden_layer of {name} must be a method that returns a gflow.kinks.HiddenLayer.")
     layer = model.hidden_layer()
     if not isinstance(layer, HiddenLayer):
         raise ValueError(f"hidden_layer() must return a gflow.kinks.HiddenLayer, not {type(layer).__name__}.")
@@ -92,6 +96,8 @@ def check_layer(model: Any, X: Any) -> None:
         )
     if traced(model, X):
         return
+    if layer.bias is None and not np.any(X):
+        raise ValueError("X must hold a sample that is not zero: a layer without biases never moves there.")
     found, wanted = _probe(model, layer, jnp.asarray(X, float))
     names = "outputs", "outputs with other weights of either sign, by with_hidden_layer,", "gradients"
     for name, a, b in zip(names, found, wanted, strict=True):

@@ -377,5 +377,9 @@ def change_solver(flow: Flow, position: Position, solver: Any, rtol: Array) -> P
     return driver.change_solver(at(flow, position), position, solver, rtol)  # pyright: ignore[reportReturnType]
 
 
+def rests_on(flow: Flow, position: Position, saves: Saves, targets: Array):
+    return driver.rests_on(at(flow, position), position, saves, targets)
+
+
 def conclude(flow: Flow, position: Position, saves: Saves, clock: AbstractClock, targets: Array):
     return driver.conclude(at(flow, position), position, saves, clock, targets)

@@ -25,7 +25,8 @@ def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision
     pulls cancel before."""
     E, slope = chart.directions, chart.at_kink
     s = chart.layer.slope
-    stay = (slope < 0) | (a == 0)
+    # With a slope of zero at zero and before, as in most libraries, no sample pulls.
+    stay = (slope < 0) | (a == 0) | (slope == 0)
     blend = 0.5 if s == 1 else (jnp.where(stay, 1.0, slope) - s) / (1.0 - s)
     size = jnp.abs(a) * jnp.sum(jnp.maximum(jnp.abs(p), jnp.abs(n)))
     share = lambda v: jnp.clip(blend + E @ v, 0.0, 1.0)

@@ -43,7 +43,7 @@ class TwoLayerNetwork(eqx.Module):
     train_output: bool = eqx.field(static=True)
 
     def __init__(self, hidden: Any, output: Any, slope: float = 0.1, train_output: bool = True, bias: Any = None):
-        for name, value in (("hidden", hidden), ("output", output), ("bias", bias)):
+        for name, value in (("hidden", hidden), ("output", output), ("bias", 0 if bias is None else bias)):
             check_array(name, value)
         self.hidden, self.output = jnp.asarray(hidden, float), jnp.asarray(output, float)
         self.bias = None if bias is None else jnp.asarray(bias, float)
