@@ -179,12 +179,15 @@ class EuclideanChart(AbstractChart):
 
     def error(self, e, a0, a1):
         # Relative to each array, so that a small layer keeps its digits beside a large one.
-        sizes = [leaf.size for leaf in jax.tree.leaves(self._split()[0])]
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        mean = lambda v: jax.ops.segment_sum(v, owner, len(sizes)) / np.asarray(sizes, float)
-        scale = jnp.sqrt(jnp.maximum(mean(a0**2), mean(a1**2)))[owner]
-        ratio = jnp.where(e == 0, 0.0, e / jnp.where(scale > 0, scale, jnp.finfo(e.dtype).tiny))
-        return jnp.sqrt(jnp.max(mean(ratio**2)))
+        cuts = np.cumsum([leaf.size for leaf in jax.tree.leaves(self._split()[0])])[:-1]
+
+        def ratio(e, a0, a1):
+            size = jnp.sqrt(jnp.maximum(jnp.mean(a0**2), jnp.mean(a1**2)))
+            e = jnp.where(e == 0, 0.0, e / jnp.where(size > 0, size, jnp.finfo(e.dtype).tiny))
+            return jnp.sqrt(jnp.mean(e**2))
+
+        parts = zip(*(jnp.split(v, cuts) for v in (e, a0, a1)), strict=True)
+        return jnp.max(jnp.stack([ratio(*part) for part in parts]))
 
 
 def chart_of(model: Any, X: Array, y: Array, loss: Any, observed: Array | None = None) -> AbstractChart:

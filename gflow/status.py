@@ -99,8 +99,8 @@ _SENTENCES = {
     ),
     Status.bad_step: "The schedule gave a step that is negative or not finite: step must be positive and finite.",
     Status.kinks_meet: (
-        "A neuron came to kinks of samples that depend linearly on one another, where the flow is not followed on; "
-        "move the data a little."
+        "A neuron came to kinks of samples that depend linearly on one another, or began on a kink with an output "
+        "weight of zero that nothing moves, where the flow is not followed on; move the data or the start a little."
     ),
     Status.no_model: (
         "make_model raised an error or gave no model of the data at this point of the sweep: there was nothing to run."

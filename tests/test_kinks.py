@@ -599,3 +599,41 @@ def test_a_neuron_that_died_on_a_kink_which_turns_to_repel(at_kink):
     )
     # When the residual turns, by DOP853 at 1e-12 for either piece.
     np.testing.assert_allclose(np.exp(leave.log_time), 0.021387186836971, rtol=1e-9)
+
+
+ZERO_WEIGHT = {
+    # Data of which the kink of the first sample repels, is crossed, or attracts, once the output weight has left zero.
+    # The last sample is inactive.
+    "repels": ([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.0]], [3.0, 1.0, 0.0]),
+    "is crossed": ([[1.0, 0.0], [1.0, 1.0], [0.0, -1.0]], [1.0, 1.0, 0.0]),
+    "attracts": ([[1.0, 0.0], [1.0, 1.0], [0.0, -1.0]], [-3.0, 1.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("kink", ZERO_WEIGHT)
+def test_an_output_weight_of_zero_goes_on_as_a_small_one(kink):
+    X, y = map(np.array, ZERO_WEIGHT[kink])
+
+    def run(weight, at_kink):
+        model = TwoLayerNetwork(np.array([[0.0, 1.0]]), np.array([weight]), slope=0.0)
+        square = gflow.losses.Square()
+        return gflow.gradient_flow(
+            model, X, y, loss=square, clock=gflow.TimeClock(), stop=3.0, rtol=1e-10, at_kink=at_kink
+        )
+
+    for at_kink in ("leave", "stay", 0.0):
+        flows = [run(weight, at_kink) for weight in (0.0, 1e-12)]
+        (event,), (other,) = (traj.events for traj in flows)
+        assert event.log_time == -np.inf and event.resolved
+        assert (event.kind, event.unique) == (other.kind, other.unique)
+        assert event.unique == (kink != "repels")
+        ends = [np.append(traj.final.hidden, traj.final.output) for traj in flows]
+        np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-9)
+
+
+def test_an_output_weight_that_nothing_moves_from_a_kink():
+    X, y = np.array([[1.0, 0.0], [1.0, 1.0], [-1.0, 1.0]]), np.array([2.0, 1.0, -1.0])
+    model = TwoLayerNetwork(np.array([[0.0, 1.0]]), np.zeros(1), slope=0.0)
+    run = lambda: gflow.gradient_flow(model, X, y, loss=gflow.losses.Square(), clock=gflow.TimeClock(), stop=1.0)
+    with pytest.raises(gflow.FlowError, match="an output weight of zero that nothing moves"):
+        run()

@@ -212,6 +212,7 @@ def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> D
     z = E @ v
     sides = jnp.sign(z).astype(int)
     on = sides == 0
+    a, unclear = _begins(chart, a, jnp.where(sides > 0, p, n) * z)
     attracts = a * (p - n) < 0
     # A kink that repels: the slope `at_kink` says whereto, where both sides would do.
     s = chart.layer.slope
@@ -224,5 +225,19 @@ def at_start(chart: PiecewiseChart, v: Array, a: Array, p: Array, n: Array) -> D
     stays = open_ & ((chart.at_kink < 0) | (speed == 0) & (blend <= 0))
     out = jnp.where(up <= 0, -1, jnp.where(down >= 0, 1, jnp.where(speed < 0, -1, 1)))
     sides = jnp.where(on, jnp.where(stays, 0, out), sides)
-    settle = lambda: _along(E, v, a, sides, on & attracts, p, n)._replace(unique=~jnp.any(open_))
+
+    def settle():
+        new = _along(E, v, a, sides, on & attracts, p, n)
+        return new._replace(unique=~jnp.any(open_), dependent=new.dependent | (jnp.any(on) & unclear))
+
     return jax.lax.cond(jnp.all(on), lambda: from_origin(chart, a, p, n), settle)
+
+
+def _begins(chart: PiecewiseChart, a: Array, pulls: Array) -> tuple[Array, Array]:
+    """The output weight as it is at once: trained and zero, it goes where the sum of `pulls` leads; and whether that
+    is left open by pulls that cancel."""
+    if not chart.layer.train_output:
+        return a, jnp.asarray(False)
+    way, size = jnp.sum(pulls), jnp.sum(jnp.abs(pulls))
+    way = jnp.where(jnp.abs(way) > 1e-13 * size, way, 0.0)
+    return jnp.where(a == 0, way, a), (a == 0) & (way == 0) & (size > 0)

@@ -141,10 +141,13 @@ def advance(
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
         # The dense output meets the equation at the ends.
         seen = watch(flow, y1[:-1], jax.jvp(along, (p.h,), (jnp.ones(()),))[1][:-1])
-        ends = (p.watch.slack, p.h * p.watch.drift, seen.slack, p.h * seen.drift)
+        # A kink that repels and is stayed on has no event until it attracts.
+        stayed = ~p.armed & (p.pattern.sides == 0)[None]
+        open_ = lambda slack: jnp.where(stayed, jnp.inf, slack)
+        ends = (open_(p.watch.slack), p.h * p.watch.drift, open_(seen.slack), p.h * seen.drift)
         fuzz = blur(p.watch, rtol)
         # Of a step that is not kept, nothing.
-        middle, _ = slack_at(flow, along(0.5 * p.h)[:-1])
+        middle = open_(slack_at(flow, along(0.5 * p.h)[:-1])[0])
         meeting, turns = first_meeting(ends, middle, p.watch.scale, jnp.where(keep, fuzz, -jnp.inf), p.armed)
         hit, index = meeting.x < jnp.inf, meeting.which
         x, found, sharp = _locate(flow, along, p, rtol, hit, jnp.minimum(meeting.x, 1.0), index, meeting.slope, size)

@@ -24,6 +24,9 @@ from jaxtyping import Array, Bool, Float
 from ..flow import Flow
 from .reduction import Reduction
 
+# Columns of large matrices that are multiplied at a time.
+_BLOCK = 2048
+
 
 class Stages(NamedTuple):
     """What Newton's method solves for, a row for each stage."""
@@ -228,7 +231,20 @@ class Frozen(NamedTuple):
 
 def freeze(flow: Flow, a: Array) -> Frozen:
     J = flow.chart.jacobian(a, flow.X)
-    return Frozen(J, J @ J.T)
+    return Frozen(J, _inner(J, J))
+
+
+def _inner(A: Float[Array, "n P"], B: Float[Array, "m P"]) -> Float[Array, "n m"]:
+    """A B^T in blocks of columns: of whole rows of a million entries the library would copy both matrices first, which
+    takes five times as long."""
+    whole = A.shape[1] // _BLOCK
+
+    def add(i, total):
+        block = lambda M: jax.lax.dynamic_slice_in_dim(M, i * _BLOCK, _BLOCK, axis=1)
+        return total + block(A) @ block(B).T
+
+    rest = A[:, whole * _BLOCK :] @ B[:, whole * _BLOCK :].T
+    return jax.lax.fori_loop(0, whole, add, rest) if whole else rest
 
 
 class _Pulled(NamedTuple):
@@ -273,8 +289,8 @@ def by_frozen_kernel(flow: Flow, a0: Array, hA: Array, frozen: Frozen, stages: S
     pace = jnp.exp(stages.R)
     seen = o.by_output @ frozen.kernel
     kernel = seen[:, :, None, :] * (hA * pace[None])[:, None, :, None]
-    behind = jnp.einsum("imn,in->im", o.by_output, hA @ (o.miss_F @ frozen.J.T))
-    push = (o.toward @ frozen.J.T) * pace[:, None]
+    behind = jnp.einsum("imn,in->im", o.by_output, hA @ _inner(o.miss_F, frozen.J))
+    push = _inner(o.toward, frozen.J) * pace[:, None]
     dual, R, gamma = _by_kernel(o, kernel, behind, push)
     F = (pace[:, None] * (o.dc * dual + o.c * R[:, None])) @ frozen.J - o.miss_F
     return Stages(F, dual, R, gamma), o.dc
@@ -285,7 +301,9 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
     # In units of arc length.
     own = flow.chart.extent(a0) / flow.chart.length(a0)
     finest = 8 * jnp.finfo(a0.dtype).eps * own
-    longest = lambda moves: jnp.max(jax.vmap(lambda v: flow.chart.speed(a0, v))(moves))
+    # One at a time where they are large: all at once, XLA makes arrays of their size anew in every iteration.
+    every = jax.lax.map if a0.size > _BLOCK else lambda f, v: jax.vmap(f)(v)
+    longest = lambda moves: jnp.max(every(lambda v: flow.chart.speed(a0, v), moves))
 
     def body(carry):
         stages, iteration, last, _, idle = carry
