@@ -637,3 +637,18 @@ def test_an_output_weight_that_nothing_moves_from_a_kink():
     run = lambda: gflow.gradient_flow(model, X, y, loss=gflow.losses.Square(), clock=gflow.TimeClock(), stop=1.0)
     with pytest.raises(gflow.FlowError, match="an output weight of zero that nothing moves"):
         run()
+
+
+@pytest.mark.slow
+def test_a_slack_whose_rounding_is_that_of_small_residuals_is_left():
+    # At rtol 1e-10 a step ends so near to the event that only the rounding of the pulls is left between the two.
+    rng = np.random.default_rng(537)
+    X, hidden, output = rng.normal(size=(5, 2)), 0.5 * rng.normal(size=(5, 2)), 0.5 * rng.normal(size=5)
+    y = rng.normal(size=5)
+    model = TwoLayerNetwork(hidden, output, slope=0.0)
+    run = lambda rtol: gflow.gradient_flow(
+        model, X, y, loss=gflow.losses.Square(), clock=gflow.TimeClock(), stop=10.0, rtol=rtol
+    )
+    last, finer = (run(rtol).events[-1] for rtol in (1e-10, 3e-11))
+    assert last.kind == finer.kind == "leave down"
+    assert np.exp(last.log_time) == pytest.approx(np.exp(finer.log_time), rel=1e-10)

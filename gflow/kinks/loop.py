@@ -258,6 +258,9 @@ def _locate(
     and whether the dense output is sharp enough there."""
     h = p.h
     rounding = _TIE * p.watch.scale[index[0], index[1], 0]
+    # Of residuals much smaller than the outputs the slack has more: then the place is as sharp as the coordinates are.
+    own = jnp.sqrt(jnp.mean(p.state[:-1] ** 2)) / flow.chart.length(p.state[:-1])
+    sharpest = jnp.maximum(1e-13, 4 * _EPS * own / h)
 
     def closer(carry):
         x, _, n = carry
@@ -265,12 +268,12 @@ def _locate(
         moved = jnp.clip(x - slack / slope, 0.0, 1.0)
         return moved, jnp.where(jnp.abs(slack) <= rounding, 0.0, jnp.abs(moved - x)), n + 1
 
-    unfinished = lambda carry: (carry[1] > 1e-13) & (carry[2] < 8)
+    unfinished = lambda carry: (carry[1] > sharpest) & (carry[2] < 8)
     root, dx, _ = jax.lax.while_loop(unfinished, closer, (x, jnp.where(hit, jnp.inf, 0.0), 0))
     # Beside the first zero of a dip there is a second one, through which the slack rises.
     way = lambda u: slack_of(flow, along(u)[:-1], index)
     falls = jax.lax.cond(hit, lambda: jax.jvp(way, (root * h,), (jnp.ones(()),))[1] < 0, lambda: jnp.asarray(False))
-    found = (dx <= 1e-13) & falls
+    found = (dx <= sharpest) & falls
     x = jnp.where(found, root, x)
 
     def defect(u):
