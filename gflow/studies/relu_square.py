@@ -145,8 +145,9 @@ def _impossibility_claims(ds: xr.Dataset) -> Sequence[Claim]:
         time, third = float(ds.time_exact[k]), float(ds.third_exact[k])
         ulp = float(ds.time_ulp[k])
         claims += [
+            # A few of the roundings of its thousand steps.
             Claim.at_most(f"{name}: the flow's limit in float64, relative error of its third coordinate (15 digits)",
-                          1e-15, abs(float(ds.third[k]) / third - 1)),
+                          2e-15, abs(float(ds.third[k]) / third - 1)),
             Claim.at_most(f"{name}: the flow's event time in float64, relative error; one rounding of w . x3 moves it "
                           f"by {ulp:.1e}", 3 * ulp, abs(float(ds.time[k]) / time - 1)),
             Claim.close(f"{name}: norm of the limit over that of q", ratio, measured, 1e-13),

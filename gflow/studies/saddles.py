@@ -90,8 +90,10 @@ def saddles(quick: bool = False, report: Callable[[float], None] = lambda done: 
 
 
 def _half(values: xr.DataArray, time: xr.DataArray) -> np.ndarray:
-    """When half of each eigenvalue is learned."""
-    return np.array([np.interp(0.5 * top, values.values[:, k], time.values) for k, top in enumerate(EIGENVALUES)])
+    """When half of each eigenvalue is learned: the logit of the share that is learned is a line in time."""
+    share = np.clip(values.values / EIGENVALUES, 1e-300, 1 - 1e-12)
+    logit = np.log(share / (1 - share))
+    return np.array([np.interp(0.0, column, time.values) for column in logit.T])
 
 
 def _claims(ds: xr.Dataset) -> list[Claim]:
@@ -110,7 +112,7 @@ def _claims(ds: xr.Dataset) -> list[Claim]:
         Claim.at_most("N = 2 from 1e-30: singular values beyond 1e-3 λ against the prediction, relative", 1e-6, off),
         Claim.at_most("N = 2 from 1e-2: times of λ/2 against the prediction", 0.05, np.abs(late)),
         Claim.at_most("N = 2 from 1e-2: descent against the flow, relative to the largest eigenvalue", 0.05, apart),
-        Claim.at_most("N = 2 from 1e-30: times of λ/2 of descent against the prediction", 0.01, np.abs(behind)),
+        Claim.at_most("N = 2 from 1e-30: times of λ/2 of descent against the prediction", 0.006, np.abs(behind)),
         Claim.at_most("N = 3: learning times times the scale, 1e-4 to 1e-16: relative spread", 1e-2,
                       np.ptp(times[passed], axis=0) / times[passed].min(axis=0)),
         Claim.at_least("N = 3: scales from 1e-16 up pass both saddles", 1.0, passed[~stopped]),
