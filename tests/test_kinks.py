@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffrax
 import equinox as eqx
@@ -15,6 +16,7 @@ from gflow.charts import chart_of
 from gflow.flow import Flow
 from gflow.kinks import HiddenLayer
 from gflow.kinks.layer import has_undeclared_kinks
+from gflow.kinks.origin import from_origin
 from gflow.models import ReLUNeuron, TwoLayerNetwork
 
 CASES = json.loads((Path(__file__).parent / "data" / "kinks.json").read_text())
@@ -652,3 +654,18 @@ def test_a_slack_whose_rounding_is_that_of_small_residuals_is_left():
     last, finer = (run(rtol).events[-1] for rtol in (1e-10, 3e-11))
     assert last.kind == finer.kind == "leave down"
     assert np.exp(last.log_time) == pytest.approx(np.exp(finer.log_time), rel=1e-10)
+
+
+def test_pulls_that_cancel_hold_a_neuron_however_slowly_they_come_to():
+    """All kinks attract; two of them are nearly opposite, and the pull of one is small beside the others'."""
+    angles = np.array([-0.7275, -0.2714, 3.3134, 2.8575, -1.909])
+    E, a = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1)), jnp.asarray(0.5)
+    p, n = jnp.asarray([-0.4, -0.0034, -0.3, -0.001, -0.45]), jnp.zeros(5)
+    layer = HiddenLayer(np.zeros((1, 2)), np.array([0.5]), slope=0.0)
+    chart = SimpleNamespace(directions=E, at_kink=jnp.asarray(0.5), layer=layer, held=jnp.zeros((5, 2)))
+    new = from_origin(chart, a, p, n)
+    slides = new.sides == 0
+    assert not new.dependent and new.unique and int(jnp.sum(slides)) == 2
+    mu = -new.holds @ (jnp.where(new.sides > 0, p, 0.0) @ E)
+    assert np.all((mu <= 0) & (mu >= p)) and np.all(mu[~slides] == 0)
+    np.testing.assert_allclose((mu + jnp.where(new.sides > 0, p, 0.0)) @ E, 0.0, atol=1e-15)

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .box import Decision, inverse
+from .box import Decision, inverse, least_norm
 from .chart import PiecewiseChart
 
 # Of a flow under a smoothed activation, whose steps are half of what its curvature allows; looked at after so many.
 _MOST_LOOKS, _STEPS = 200, 100
 _SMALL = 1e-9
+_FAINT = 1e-8
 
 
 def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision:
@@ -40,11 +41,15 @@ def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision
         return v, _leaving(E, a, p, n, share(v)), count + 1
 
     first = step * speed(jnp.zeros(E.shape[1]))
-    begin = (first, _leaving(E, a, p, n, share(first * 1e300)), 0)
-    unfinished = lambda carry: carry[1].dependent & ~rests(carry[0]) & (carry[2] < _MOST_LOOKS)
+    attracts = jnp.all(a * (p - n) <= 0)
+    least = jax.lax.cond(attracts, lambda: _least(E, a, p, n), lambda: share(first * 1e300))
+    settled = attracts & (jnp.sum((a * ((n + least * (p - n)) @ E)) ** 2) <= (1e-7 * size) ** 2)
+    begin = (first, _leaving(E, a, p, n, least), 0)
+    unfinished = lambda carry: carry[1].dependent & ~settled & ~rests(carry[0]) & (carry[2] < _MOST_LOOKS)
     v, leaving, _ = jax.lax.while_loop(unfinished, look, begin)
-    held = leaving.dependent & rests(v) & (a != 0)
-    new = jax.lax.cond(held, lambda: _held(E, a, p, n, share(v)), lambda: leaving)
+    held = leaving.dependent & (settled | rests(v)) & (a != 0)
+    end = jnp.where(settled, least, share(v))
+    new = jax.lax.cond(held, lambda: _held(E, a, p, n, end), lambda: leaving)
     pinned = stay & ~held
     return Decision(
         jnp.zeros(E.shape[1]),
@@ -53,6 +58,23 @@ def from_origin(chart: PiecewiseChart, a: Array, p: Array, n: Array) -> Decision
         ~pinned & new.unique,
         ~pinned & new.dependent,
     )
+
+
+def _least(E: Array, a: Array, p: Array, n: Array) -> Array:
+    """The shares at which the velocity is least, which it is where all kinks attract; of several that cancel, those
+    nearest to a half, as of a smoothed activation at rest. That is a little length along an axis of each kink's own."""
+    width = jnp.where(p == n, 1.0, jnp.abs(p - n))
+    own = jnp.diag(jnp.sqrt(_FAINT * jnp.max(width) / width))
+    half = 0.5 * (p + n)
+    # The last row is what half of all pulls: it stays.
+    axes = jnp.block([[E, own], [(half @ E)[None], jnp.zeros((1, p.size))]])
+    box = jnp.append(p != n, False)
+    start = jnp.where(box, 0, 1)
+    up, down = jnp.append(p - half, 1.0), jnp.append(n - half, 1.0)
+    sides, holds = least_norm(axes, a, start, box, up, down)
+    mu = -(holds @ (jnp.where(sides > 0, up, jnp.where(sides < 0, down, 0.0)) @ axes))
+    sides, share = sides[:-1], 0.5 + mu[:-1] / jnp.where(p == n, 1.0, p - n)
+    return jnp.where(sides > 0, 1.0, jnp.where(sides < 0, 0.0, share))
 
 
 def _leaving(E: Array, a: Array, p: Array, n: Array, share: Array) -> Decision:
