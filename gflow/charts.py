@@ -15,6 +15,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+# The norm of all parameters at which a path no longer goes by e-folds of it, relative to that of the start.
+_FLOOR = 1e-8
+
 
 class Velocity(NamedTuple):
     """da / d tau = exp(log_speed) * direction, and slope = grad_a gamma . direction.
@@ -200,7 +203,9 @@ def chart_of(model: Any, X: Array, y: Array, loss: Any, observed: Array | None =
     v = jax.grad(lambda b: loss.neg_log(chart.outputs(b, X), y))(a)
     size = jnp.sqrt(jnp.sum(v**2))
     unit = 1.0 / (jnp.where(size > 0, size, 1.0) * np.sqrt(a.size))
-    return EuclideanChart(model, jax.lax.stop_gradient(jnp.where(jnp.any(a != 0), 0.0, unit)), observed)
+    # A start elsewhere may come to zero in a finite time.
+    floor = jnp.where(jnp.any(a != 0), _FLOOR * jnp.sqrt(jnp.mean(a**2)), unit)
+    return EuclideanChart(model, jax.lax.stop_gradient(floor), observed)
 
 
 def descent_chart_of(model: Any, observed: Array | None = None) -> AbstractChart:

@@ -24,9 +24,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from .aligned import AlignedChart
 from .charts import AbstractChart, Velocity
 from .flow import Flow
 from .losses import AbstractLoss, Square
+from .mixed_units import mixed
 from .models import MatrixFactorization
 from .turned import error_of_units
 
@@ -163,7 +165,7 @@ class GradedChart(AbstractChart):
 class GradedFlow(Flow):
     """Residuals as outputs, with targets of zero. `size` is the norm of the target."""
 
-    chart: GradedChart  # pyright: ignore[reportIncompatibleVariableOverride]
+    chart: GradedChart | AlignedChart  # pyright: ignore[reportIncompatibleVariableOverride]
     size: Float[Array, ""]
 
     def all_rounding(self, sight):
@@ -184,9 +186,10 @@ class GradedFlow(Flow):
 def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: Any) -> GradedFlow | None:
     """The flow of a factorization whose target is observed in full, by samples that are orthogonal and equally long,
     X^T X = c^2 I; None for any other."""
-    concrete = not any(isinstance(v, Tracer) for v in (X, targets))
-    fits = isinstance(model, MatrixFactorization) and isinstance(loss, Square) and observed is None and concrete
-    if not fits or len(model.factors) < 2 or X.ndim != 2:
+    if not isinstance(model, MatrixFactorization) or not isinstance(loss, Square) or observed is not None:
+        return None
+    concrete = not any(isinstance(v, Tracer) for v in (X, targets, *model.factors))
+    if not concrete or len(model.factors) < 2 or X.ndim != 2 or mixed(model.factors):
         return None
     X = np.asarray(X)
     y = np.asarray(targets).reshape(X.shape[0], -1)
@@ -198,9 +201,20 @@ def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: 
     # What no matrix fits is a loss of its own.
     if not near(X.T @ X, gain**2 * np.eye(X.shape[1])) or not near(X @ T.T, y):
         return None
+    size = jnp.asarray(gain * np.linalg.norm(T))
+    if _all_equal(model.factors) and near(T, T.T):
+        values, vectors = np.linalg.eigh((T + T.T) / 2)
+        chart = AlignedChart(model, *map(jnp.asarray, (vectors, values, gain)))
+        return GradedFlow(chart, X, jnp.zeros(values.size), loss, size)
     U, s, Vt = np.linalg.svd(T)
     s[s <= max(T.shape) * _EPS * s[0]] = 0.0
     S = np.zeros(T.shape)
     np.fill_diagonal(S, s)
     chart = GradedChart(model, *map(jnp.asarray, (U, Vt.T, S, gain)))
-    return GradedFlow(chart, X, jnp.zeros(T.size), loss, jnp.asarray(gain * np.linalg.norm(T)))
+    return GradedFlow(chart, X, jnp.zeros(T.size), loss, size)
+
+
+def _all_equal(factors: Any) -> bool:
+    """Whether all factors are the same multiple of the identity."""
+    first = np.asarray(factors[0])
+    return first[0, 0] != 0 and all(np.array_equal(np.asarray(W), first[0, 0] * np.eye(len(first))) for W in factors)

@@ -23,6 +23,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .charts import AbstractChart, EuclideanChart
+from .mixed_units import apart, mixed
 from .models import MatrixFactorization
 
 # What a turn leaves of a unit that depends on others.
@@ -35,6 +36,8 @@ class TurnedChart(EuclideanChart):
     """Coordinates (G_1, ..., G_N, Q_1, ..., Q_(N-1)) with W_j = Q_j G_j Q_(j-1)^T, where Q_0 = Q_N = I."""
 
     template: MatrixFactorization
+    # (G, Q) of the template where they had to be found with more digits.
+    begin: tuple[tuple, tuple] | None = None
     graded: ClassVar[bool] = True
 
     @property
@@ -54,7 +57,7 @@ class TurnedChart(EuclideanChart):
 
     def coordinates(self):
         W = self.template.factors
-        a = self._joined(W, [jnp.eye(G.shape[0]) for G in W[:-1]])
+        a = self._joined(*(self.begin or (W, [jnp.eye(G.shape[0]) for G in W[:-1]])))
         # No unit is near its place yet.
         return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b, b[None])[0], a)
 
@@ -179,7 +182,10 @@ def turned(chart: AbstractChart) -> AbstractChart:
         return chart
     if len(chart.template.factors) < 2:
         return chart
-    return TurnedChart(chart.template, chart.floor, chart.observed)
+    factors = chart.template.factors
+    concrete = not any(isinstance(W, Tracer) for W in factors)
+    begin = apart(factors) if concrete and mixed(factors) else None
+    return TurnedChart(chart.template, chart.floor, chart.observed, begin)
 
 
 def turned_if_small(chart: AbstractChart, targets: Array) -> AbstractChart:

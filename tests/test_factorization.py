@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from mpmath import mp, mpf
 from scipy.integrate import solve_ivp
 
 import gflow
@@ -476,3 +477,85 @@ def test_graded_coordinates_are_the_same_factors():
     # What no matrix fits is not in the residual of any.
     twice = np.append(X, X, axis=0), np.append(y, y + 1)
     assert graded_flow(model, jnp.asarray(twice[0]), twice[1], SQUARE, None) is None
+
+
+NEAR_SADDLE = {"completion": 1e-14, "full": 1e-14, "a copy": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["completion", pytest.param("full", marks=pytest.mark.slow), "a copy"])
+def test_what_is_yet_to_be_learned_is_found_in_what_has_been(kind):
+    """A unit of 1e-14 in the same entries as one that has been learned: float64 holds it, though not when turned in
+    float64. And a unit that is an exact copy of another holds nothing that could be learned."""
+    angle, small = 0.7, NEAR_SADDLE[kind]
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    target = np.diag([2.0, 1.0, 0.0])
+    if kind == "a copy":
+        # Of numbers whose products are exact.
+        factors = [np.array([[1.0, 0.0, 0.0]] * 2), np.array([[0.75, 0.75], [0.0, 0.0], [0.0, 0.0]])]
+    else:
+        units = np.diag([1.25, small])
+        factors = [turn @ units @ np.eye(3)[:2], np.eye(3)[:, :2] @ units @ turn.T]
+    X, y = gflow.observe.everything(target)
+    if kind != "full":
+        y = np.ma.masked_array(y, mask=np.zeros((3, 3), bool))
+        y[2, 0] = np.ma.masked
+    times = np.array([5.0, 28.0, 31.0, 40.0])
+    traj = gflow.gradient_flow(MF(factors), X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9)
+    product = np.asarray(traj.model.product)
+    if kind == "a copy":
+        np.testing.assert_allclose(product[-1], np.diag([2.0, 0.0, 0.0]), atol=1e-12)
+        return
+    exact = in_many_digits(factors, target, np.ones((3, 3)) if kind == "full" else ~np.ma.getmaskarray(y).T, times)
+    np.testing.assert_allclose(product, exact, atol=1e-7)
+    assert exact[1, 1, 1] < 0.1 and exact[-1, 1, 1] > 0.9
+
+
+def in_many_digits(factors, target, observed, times, dps=40, dt=0.125, order=16):
+    """Taylor series of W' = V^T R, V' = R W^T, R = observed (target - V W)."""
+    number = np.vectorize(mpf, otypes=[object])
+    with mp.workdps(dps):
+        W, V = (number(np.asarray(f)) for f in factors)
+        target, observed = number(target), number(np.asarray(observed, float))
+        t, out = 0.0, []
+        for end in times:
+            steps = round((end - t) / dt)
+            for _ in range(steps):
+                a, b, r = [W], [V], []
+                for k in range(order):
+                    product = sum(b[i] @ a[k - i] for i in range(k + 1))
+                    r.append(observed * ((target if k == 0 else 0 * target) - product))
+                    a.append(sum(b[i].T @ r[k - i] for i in range(k + 1)) / (k + 1))
+                    b.append(sum(r[i] @ a[k - i].T for i in range(k + 1)) / (k + 1))
+                h = mpf(end - t) / steps
+                W, V = (sum(c * h**k for k, c in enumerate(series)) for series in (a, b))
+            t = end
+            out.append((V @ W).astype(float))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("depth", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "loss", [SQUARE, pytest.param(gflow.losses.Square(), marks=pytest.mark.slow)], ids=["sum", "mean"]
+)
+def test_negative_eigenvalues_are_never_learned_from_equal_factors(depth, loss):
+    target = np.array([[1.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, -1.0]])
+    values, vectors = np.linalg.eigh(target)
+    X, y = gflow.observe.everything(target)
+    model, times = MF.identical(3, depth, 0.1), np.array([5.0, 60.0, 600.0])
+    pace = 3.0 if loss.reduction == "mean" else 1.0
+    traj = gflow.gradient_flow(model, X, y, loss=loss, clock=gflow.TimeClock(), save=pace * times, rtol=1e-9)
+    exact = closed.scalar_flow(times[:, None], values, depth, 0.1) ** depth
+    expected = [(vectors * row) @ vectors.T for row in exact]
+    np.testing.assert_allclose(traj.model.product, expected, atol=1e-9)
+    # The loss of what is lost is that of the closed form.
+    left = np.sum((exact - values) ** 2, axis=1) / 2 / pace
+    np.testing.assert_allclose(traj.neg_log_loss, -np.log(left), rtol=1e-9)
+
+
+@pytest.mark.parametrize("start", [0.1, 1e-23])
+def test_all_parameters_may_pass_zero_together(start):
+    X, y = gflow.observe.everything(-np.eye(2))
+    model, times = MF([start * np.eye(2)]), np.array([0.5, 1.0, 3.0, 20.0])
+    traj = gflow.gradient_flow(model, X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9)
+    exact = (-1 + (1 + start) * np.exp(-times))[:, None, None] * np.eye(2)
+    np.testing.assert_allclose(traj.model.product, exact, atol=1e-8)

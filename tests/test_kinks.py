@@ -567,6 +567,7 @@ def test_from_the_origin_along_a_kink():
     np.testing.assert_allclose(traj.final.weights, best, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stream", "scale", "held"), [(0, 1.0, True), ((0, 9), 0.3, False)], ids=["held", "leaves"])
 def test_neurons_that_come_to_the_origin_go_on_as_a_smoothed_activation_does(stream, scale, held):
     """Five samples in a plane: more kinks meet at the origin than there are dimensions."""

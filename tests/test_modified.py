@@ -106,6 +106,7 @@ def test_hessian_along_a_flow():
     np.testing.assert_allclose(traj.metrics["sharpness"], np.linalg.eigvalsh(DATA.T @ DATA / 4)[-1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_modified_flow_from_tiny_factors():
     """The saddles that descent passes, at the same times to O(eta^2)."""
     X, y = gflow.observe.everything(gflow.observe.symmetric([5.0, 2.0], 2, jax.random.key(0)))
