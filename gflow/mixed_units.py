@@ -30,7 +30,7 @@ def mixed(factors: Any) -> bool:
         if not np.all(np.isfinite(size)):
             return False
         # In the order in which they are told apart; those of zero are none.
-        found = qr(units.T, mode="economic", pivoting=True)
+        found: Any = qr(units.T, mode="economic", pivoting=True)
         left, size = np.abs(np.diagonal(found[-2])), size[np.asarray(found[-1])][: min(units.shape)]
         if np.any(left[size > 0] < _SHARE * size[size > 0]):
             return True
