@@ -133,7 +133,11 @@ def perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
     D = d**2 - a**2
     other = lambda v: mp.sqrt(v**2 + D)
     rate = lambda v: other(v) ** (N - 1) * (y - v * other(v) ** (N - 1))
-    limit = mp.findroot(lambda v: v * other(v) ** (N - 1) - y, a if y == 0 else mp.sign(y) * abs(y) ** (mpf(1) / N))
+    # v other(v)^(N-1) rises, and is beyond v^N in size.
+    bound = mp.sign(y) * abs(y) ** (mpf(1) / N)
+    steep = lambda v: other(v) ** (N - 1) + (N - 1) * v**2 * other(v) ** (N - 3)
+    least = mp.eps * abs(y) / other(bound) ** (N - 1)
+    limit = _root(lambda v: v * other(v) ** (N - 1) - y, steep, min(bound, 0), max(bound, 0), least)
     if abs(limit - a) <= 4 * mp.eps * a:
         # It starts at the stationary point.
         return mpf(y)

@@ -161,3 +161,10 @@ def test_step_bound_of_perturbed_factors(depth):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_perturbed_flow_of_a_target_of_zero_and_nearly_equal_factors(depth):
+    # Equal factors: d^(2 - 2N) grows by (2N - 2) t.
+    equal = (0.1 ** (2 - 2 * depth) + (2 * depth - 2) * 3.0) ** (-depth / (2 * depth - 2))
+    assert closed.perturbed_flow(3.0, 0.0, depth, 0.0999999, 0.1) == pytest.approx(equal, rel=1e-5)
