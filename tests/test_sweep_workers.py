@@ -21,6 +21,7 @@ from small_sweep import network, planned, run
 
 import gflow
 from gflow.sweeps import front, worker
+from gflow.sweeps.batch import _across
 from gflow.sweeps.chunks import Chunk
 from gflow.sweeps.pack import pack
 
@@ -253,6 +254,13 @@ def test_points_are_spread_over_devices(tmp_path, batching):
         assert two.attrs["devices"] == "2 cpu"
         for name in here.data_vars:
             np.testing.assert_allclose(two[name], here[name], rtol=1e-9)
+
+
+def test_points_are_dealt_out_one_by_one():
+    rows = jnp.arange(12.0).reshape(6, 2)
+    dealt = _across(rows, -1, 3)
+    np.testing.assert_array_equal(dealt[:, 0] // 2, [0, 3, 1, 4, 2, 5])
+    np.testing.assert_array_equal(_across(dealt, 3, -1), rows)
 
 
 @pytest.mark.slow

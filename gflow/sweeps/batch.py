@@ -151,7 +151,15 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, A
         rows = PartitionSpec("points")
         mesh = Mesh(np.array(jax.local_devices()), ("points",))
         run = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+        # Dealt out one by one: the points that are meant come first, and each device takes rows that lie together.
+        dealt = run(jax.tree.map(lambda v: _across(v, -1, devices), (arrays, each)))
+        return jax.tree.map(lambda v: _across(v, devices, -1), dealt)
     return run((arrays, each))
+
+
+def _across(v: jax.Array, *shape: int) -> jax.Array:
+    """The rows of an array, written by rows of `shape`, read by its columns."""
+    return jnp.swapaxes(v.reshape(*shape, *v.shape[1:]), 0, 1).reshape(v.shape)
 
 
 def beta_of(model: Any) -> Any:
