@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the results")
     options = parser.parse_args(arguments)
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "JAX_ENABLE_X64": "1"}
-    # With two threads one `vmap` of thousands of flows waits for ever in XLA (jax 0.10.2).
+    # One thread, as for the peers, whose LAPACK calls in one large `vmap` may wait for ever on two (jaxlib 0.10.2).
     os.environ["NPROC"] = "1"
     file = options.out / "sweeps.json"
     results = json.loads(file.read_text()) if file.exists() else {}

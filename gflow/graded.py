@@ -27,9 +27,11 @@ from jaxtyping import Array, Float
 from .aligned import AlignedChart
 from .charts import AbstractChart, Velocity
 from .flow import Flow
+from .lapack import orthogonal
 from .losses import AbstractLoss, Square
 from .mixed_units import mixed
 from .models import MatrixFactorization
+from .symmetric import transposed
 from .turned import error_of_units
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
@@ -138,7 +140,7 @@ class GradedChart(AbstractChart):
         order = jnp.argsort(-jnp.sum(G[0] ** 2, axis=0))
         for j in range(len(Q)):
             columns = order if j == 0 else slice(None)
-            turn, upper = jnp.linalg.qr(jax.lax.stop_gradient(G[j][:, columns]), mode="complete")
+            turn, upper = orthogonal(jax.lax.stop_gradient(G[j][:, columns]))
             # Householder's reflections change signs: without them a turn by little is near the identity.
             sign = jnp.where(jnp.diagonal(turn) < 0, -1.0, 1.0)
             turn = turn * sign[None]
@@ -185,7 +187,7 @@ class GradedFlow(Flow):
 
 def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: Any) -> GradedFlow | None:
     """The flow of a factorization whose target is observed in full, by samples that are orthogonal and equally long,
-    X^T X = c^2 I; None for any other."""
+    X^T X = c^2 I; None for any other, and where negative eigenvalues are never learned (`gflow.symmetric`)."""
     if not isinstance(model, MatrixFactorization) or not isinstance(loss, Square) or observed is not None:
         return None
     concrete = not any(isinstance(v, Tracer) for v in (X, targets, *model.factors))
@@ -206,6 +208,8 @@ def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: 
         values, vectors = np.linalg.eigh((T + T.T) / 2)
         chart = AlignedChart(model, *map(jnp.asarray, (vectors, values, gain)))
         return GradedFlow(chart, X, jnp.zeros(values.size), loss, size)
+    if transposed(model) and near(T, T.T) and np.linalg.eigvalsh(T)[0] < -8 * len(T) * _EPS * np.linalg.norm(T):
+        return None
     U, s, Vt = np.linalg.svd(T)
     s[s <= max(T.shape) * _EPS * s[0]] = 0.0
     S = np.zeros(T.shape)

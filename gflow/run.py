@@ -189,7 +189,10 @@ def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
             raise _NoArray(repr(value))
         return jnp.asarray(value)
 
-    return eqx.filter_vmap(one)(models)
+    # In turn: a metric may be large (a Hessian), may need as many iterations as it needs, and `gflow.lapack` says what
+    # LAPACK in large batches does.
+    arrays, rest = eqx.partition(models, eqx.is_array)
+    return jax.lax.map(lambda leaves: one(eqx.combine(leaves, rest)), arrays)
 
 
 def judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:

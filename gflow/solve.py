@@ -26,6 +26,7 @@ from .modified import ModifiedFlow
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
 from .status import Status
+from .symmetric import symmetric
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
 from .turned import turned, turned_if_small
 
@@ -123,7 +124,8 @@ def gradient_flow(
         engine, flow = _PIECEWISE, Flow(piecewise_chart(model, X, targets, loss, at_zero), X, targets, loss)
     elif eta is None:
         flow = graded_flow(model, X, targets, loss, observed)
-        engine, flow = _SMOOTH, flow or Flow(turned(chart_of(model, X, targets, loss, observed)), X, targets, loss)
+        chart = symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss)
+        engine, flow = _SMOOTH, flow or Flow(turned(chart), X, targets, loss)
     else:
         engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save)
@@ -212,7 +214,7 @@ def _modified(
     chart = descent_chart_of(model, observed)
     if not hasattr(model, "descent_chart"):
         # The same chart, with a unit of length for a start at zero.
-        chart = turned_if_small(chart_of(model, X, targets, loss, observed), targets)
+        chart = turned_if_small(symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss), targets)
     return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
 
 

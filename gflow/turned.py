@@ -29,6 +29,8 @@ from .models import MatrixFactorization
 # What a turn leaves of a unit that depends on others.
 _NOTHING = 1e-13
 _FIRST_SWEEPS = 6
+# What is smaller, beside the largest unit, is followed no further.
+_LEAST = 1e-150
 _SMALL = 1e-8
 
 
@@ -111,10 +113,11 @@ def _turned(W: Array, before: Array | None, after: Array | None) -> Array:
 
 def unit_scales(G: Any, ends: bool) -> list:
     """For every entry of the factors the size of its hidden unit, between two hidden spaces the smaller one. A unit may
-    be turned such that all of it is in one factor. At `ends` the rows of the last factor and the columns of the first
-    are taken for units too."""
+    be turned such that all of it is in one factor. One that has died out counts as `_LEAST` of the largest. At `ends`
+    the rows of the last factor and the columns of the first are taken for units too."""
     size = lambda W, axis: jnp.sqrt(jnp.mean(W**2, axis=axis))
     units = [jnp.maximum(size(below, 1), size(above, 0)) for below, above in itertools.pairwise(G)]
+    units = [jnp.maximum(unit, _LEAST * jnp.max(unit)) for unit in units]
     first, last = (size(G[0], 0), size(G[-1], 1)) if ends else (jnp.inf, jnp.inf)
     around = [jnp.broadcast_to(first, G[0].shape[1:]), *units, jnp.broadcast_to(last, G[-1].shape[:1])]
     return [jnp.minimum(after[:, None], before[None]) for before, after in itertools.pairwise(around)]

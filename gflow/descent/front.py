@@ -23,6 +23,7 @@ from ..flow import Flow
 from ..losses import AbstractLoss, Exponential
 from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from ..status import Status
+from ..symmetric import symmetric
 from ..trajectory import concatenate, Trajectory, without_last_row
 from ..turned import turned_if_small
 from .inputs import check_batch, check_rule, place_of, points_of
@@ -106,7 +107,8 @@ def gradient_descent(
     validate.check_metrics(metrics, resume)
     step, inertia = check_rule(step, steps, momentum, normalize)
     check_batch(batch_size, key, X, observed)
-    flow = Flow(turned_if_small(descent_chart_of(model, observed), targets), X, targets, loss)
+    chart = symmetric(descent_chart_of(model, observed), X, targets, loss)
+    flow = Flow(turned_if_small(chart, targets), X, targets, loss)
     rule = Rule(flow, step, inertia, normalize, batch_size, key)
     earlier = None
     if resume is None:

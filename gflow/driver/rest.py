@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from ..clocks import AbstractClock
 from ..flow import Flow
+from ..lapack import symmetric
 from ..status import Status
 from .position import Position, Saves
 
@@ -54,7 +55,7 @@ def rests_on(
 
     # Along what slides nothing may move but with it.
     slope = jax.jacfwd(lambda d: flow.chart.confined(velocity(a + flow.chart.confined(d))))(jnp.zeros_like(a))
-    rates, ways = jnp.linalg.eigh(0.5 * (slope + slope.T))
+    rates, ways = symmetric(0.5 * (slope + slope.T))
     left = jnp.exp(targets[-1]) - jnp.exp(position.log_time)
     # The integral of exp(rate t).
     span = jnp.where(rates == 0, left, jnp.expm1(rates * left) / jnp.where(rates == 0, 1.0, rates))

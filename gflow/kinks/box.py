@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..lapack import solve
+
 
 class Decision(NamedTuple):
     """How one neuron goes on from kinks."""
@@ -21,7 +23,7 @@ def inverse(E: Array, which: Array) -> Array:
     """Inverse of the Gram matrix of the chosen directions; zero beside it."""
     both = which[:, None] & which[None]
     gram = jnp.where(both, E @ E.T, 0.0) + jnp.diag(jnp.where(which, 0.0, 1.0))
-    return jnp.where(both, jnp.linalg.inv(gram), 0.0)
+    return jnp.where(both, solve(gram, jnp.eye(len(gram))), 0.0)
 
 
 def least_norm(E: Array, a: Array, sides: Array, box: Array, p: Array, n: Array) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..lapack import solve
 from .box import Decision, inverse, least_norm
 from .chart import PiecewiseChart
 
@@ -103,7 +104,7 @@ def _held(E: Array, a: Array, p: Array, n: Array, share: Array) -> Decision:
     def drop(carry):
         mu, inside = carry
         rows = jnp.where(inside[:, None], E, 0.0)
-        null = jnp.diag(inside.astype(mu.dtype)) - rows @ jnp.linalg.solve(rows.T @ rows, rows.T)
+        null = jnp.diag(inside.astype(mu.dtype)) - rows @ solve(rows.T @ rows, rows.T)
         way = null[:, jnp.argmax(jnp.diagonal(null))]
         moves = inside & (jnp.abs(way) > _SMALL)
         room = jnp.where(way > 0, high - mu, low - mu) / jnp.where(moves, way, 1.0)

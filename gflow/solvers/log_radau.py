@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ..charts import AbstractChart, EuclideanChart
 from ..flow import Flow, Sight
+from ..lapack import solve
 from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, Tableau, tableau
 from .newton import (
@@ -199,7 +200,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         inverse = jnp.asarray(radau.inverse) / h
         row = jnp.abs(slopes) + jnp.abs(jnp.diagonal(inverse))
         matrix = inverse + jnp.diag(slopes)
-        sustained = jnp.linalg.solve(matrix / row[:, None], (pace + jnp.sum(inverse, axis=1) * before) / row)
+        sustained = solve(matrix / row[:, None], (pace + jnp.sum(inverse, axis=1) * before) / row)
         times = sustained + fallen
         # As pace - slope * time it would be rounding, far out.
         climbs = inverse @ (sustained - before)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..flow import Flow
+from ..lapack import solve
 from .reduction import Reduction
 
 # Columns of large matrices that are multiplied at a time.
@@ -218,7 +219,7 @@ def in_full(o: Linearized, count: int) -> Stages:
 
 def _solve(M: Array, right: Array) -> Array:
     size = jnp.max(jnp.abs(M), axis=1)
-    return jnp.linalg.solve(M / size[:, None], right / size)
+    return solve(M / size[:, None], right / size)
 
 
 class Frozen(NamedTuple):

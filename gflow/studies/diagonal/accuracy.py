@@ -167,31 +167,35 @@ def _local_slope(one: xr.Dataset, depth: int) -> float:
 
 def curve_table(ds: xr.Dataset) -> pd.DataFrame:
     rows = {}
-    for depth in ds.depth.values:
-        for scale in ds.scale.values[:: max(1, ds.sizes["scale"] // 4)]:
-            one = ds.log_gamma.isel(set=0).sel(depth=depth, scale=scale).values
-            rows[f"D = {depth}, α = {scale:.2g}"] = [
-                {np.inf: "never", -np.inf: "from the start"}.get(v, f"1e-{10**v / np.log(10):.3g}") for v in one
-            ]
+    for s in ds.set.values:
+        for depth in ds.depth.values:
+            for scale in ds.scale.values[:: max(1, ds.sizes["scale"] // 4)]:
+                one = ds.log_gamma.sel(set=s, depth=depth, scale=scale).values
+                rows[f"set {s}, D = {depth}, α = {scale:.2g}"] = [
+                    {np.inf: "never", -np.inf: "from the start"}.get(v, f"1e-{10**v / np.log(10):.3g}") for v in one
+                ]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[f"δ = {d:g}" for d in ds.delta.values])
 
 
 def draw_curves(ds: xr.Dataset) -> Any:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, ds.sizes["depth"], figsize=(3.4 * ds.sizes["depth"] + 1.5, 3.9), squeeze=False,
-                                layout="constrained")  # fmt: skip
+    size = (ds.sizes["set"], ds.sizes["depth"])
+    figure, axes = plt.subplots(*size, figsize=(3.4 * size[1] + 1.5, 3.6 * size[0] + 0.3), squeeze=False,
+                                layout="constrained", sharey=True)  # fmt: skip
     shades = plt.get_cmap("cividis")(np.linspace(0.95, 0.0, ds.sizes["scale"]))
-    one = ds.isel(set=0)
-    for ax, depth in zip(axes[0], ds.depth.values, strict=True):
-        for k, scale in enumerate(ds.scale.values):
-            at = one.log_gamma.sel(depth=depth, scale=scale)
-            shown = np.isfinite(at.values)
-            ax.plot(at.values[shown] - np.log10(np.log(10)), np.log10(ds.delta.values[shown]), "o-", ms=3, lw=1,
-                    color=shades[k], label=f"α = {scale:.2g}")  # fmt: skip
-        ax.axvline(np.log10(100), color="0.5", lw=0.8, ls=":")
-        ax.set(xlabel=r"$\log_{10}\log_{10}1/\varepsilon$", title=f"set {int(one.set)}, D = {depth}")
-    axes[0, 0].set_ylabel(r"$\log_{10}$ excess $\ell_1$ norm $\delta$")
+    for row, s in zip(axes, ds.set.values, strict=True):
+        for ax, depth in zip(row, ds.depth.values, strict=True):
+            for k, scale in enumerate(ds.scale.values):
+                at = ds.log_gamma.sel(set=s, depth=depth, scale=scale)
+                shown = np.isfinite(at.values)
+                ax.plot(at.values[shown] - np.log10(np.log(10)), np.log10(ds.delta.values[shown]), "o-", ms=3, lw=1,
+                        color=shades[k], label=f"α = {scale:.2g}")  # fmt: skip
+            ax.axvline(np.log10(100), color="0.5", lw=0.8, ls=":")
+            ax.set_title(f"set {s}, D = {depth}")
+        row[0].set_ylabel(r"$\log_{10}$ excess $\ell_1$ norm $\delta$")
+    for ax in axes[-1]:
+        ax.set_xlabel(r"$\log_{10}\log_{10}1/\varepsilon$")
     axes[0, -1].legend(fontsize=7, title="dotted: 1e-100", title_fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -251,7 +255,7 @@ def draw_worst(ds: xr.Dataset) -> Any:
 
 PARTS = (
     Part("accuracy", "How accurate is accurate enough?", curves, curve_claims, {"accuracy": draw_curves},
-         {"Loss ε needed for an excess ℓ1 norm of δ, set 41": curve_table}),
+         {"Loss ε needed for an excess ℓ1 norm of δ": curve_table}),
     Part("worst-case", "The slowest approach: pairs of inputs that are ever more nearly as good as one another", worst,
          worst_claims, {"worst-case": draw_worst}),
 )  # fmt: skip

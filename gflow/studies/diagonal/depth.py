@@ -24,6 +24,9 @@ from .problems import flows, ignore, relative, Report, SAVES, separable
 SETS = (33, 11, 3)
 SCALES = (0.05, 50.0)
 END = 1e30
+# A flow has left the least l1 norm again if its excess ends above the least one over this.
+_LEAVES = 0.5
+_APART = 1e-3  # of excess l1 norm, below which a flow has not left
 
 
 def vertices(X: Float[np.ndarray, "N d"], depth: int) -> Float[np.ndarray, "V d"]:
@@ -80,8 +83,9 @@ def limit(quick: bool = False, report: Report = ignore) -> xr.Dataset:
 
     **Returns:** over (set, depth, scale, gamma): `excess`; over (set, depth, scale): `residual`, `chosen` (the rank of
     the nearest vertex by quasi-norm, 0 the best), `distance` to it, `price` (its quasi-norm over the best), and
-    `to_l1`, distances relative; over (set, depth): `vertices`, their number, `l1_rank`, that of the l1 solution, and
-    `path_excess`, that of the irreversible path at mu = 1e-9.
+    `to_l1`, distances relative; over (set, depth): `vertices`, their number, `l1_rank`, that of the l1 solution,
+    `path_excess`, that of the irreversible path at mu = 1e-9, and of the deepest dip `dip` (its excess), `dip_scale`
+    and `dip_gamma`, where it is; NaN where no flow leaves again.
     """
     sets, depths = (SETS[:2], (3,)) if quick else ((*SETS, 37, 7), (3, 4, 10))
     scales, gamma = np.geomspace(*SCALES, 9 if quick else 25), np.geomspace(1.0, END, SAVES)
@@ -89,7 +93,10 @@ def limit(quick: bool = False, report: Report = ignore) -> xr.Dataset:
     along = np.full((*shape, SAVES), np.nan)
     names = ("residual", "chosen", "distance", "price", "to_l1")
     ends = {name: np.full(shape, np.nan) for name in names}
-    heads = {name: np.full(shape[:2], np.nan) for name in ("vertices", "l1_rank", "path_excess")}
+    heads = {
+        name: np.full(shape[:2], np.nan)
+        for name in ("vertices", "l1_rank", "path_excess", "dip", "dip_scale", "dip_gamma")
+    }
     y = np.ones(4)
     for i, seed in enumerate(sets):
         X = separable(seed)
@@ -110,6 +117,12 @@ def limit(quick: bool = False, report: Report = ignore) -> xr.Dataset:
             heads["l1_rank"][i, j] = nearest.argmin() if nearest.min() < 1e-9 else np.nan
             path = limits.irreversible_path(X, y, mus=[1e-9], depth=depth)
             heads["path_excess"][i, j] = limits.excess_l1(path.beta[0], l1)
+            least, last = along[i, j].min(axis=-1), along[i, j, :, -1]
+            least = np.where((least < _LEAVES * last) & (last > _APART), least, np.inf)
+            a = int(least.argmin())
+            if np.isfinite(least[a]):
+                near, value = _dip(X, depth, scales[a], gamma, along[i, j, a], l1)
+                heads["dip"][i, j], heads["dip_scale"][i, j], heads["dip_gamma"][i, j] = value, scales[a], near
             report((i + (j + 1) / len(depths)) / len(sets))
     dims = ("set", "depth", "scale")
     return xr.Dataset(
@@ -120,6 +133,17 @@ def limit(quick: bool = False, report: Report = ignore) -> xr.Dataset:
     )
 
 
+def _dip(
+    X: np.ndarray, depth: int, scale: float, gamma: np.ndarray, along: np.ndarray, l1: limits.L1MaxMargin
+) -> tuple[float, float]:
+    """Where the excess along a flow is least, and how small: runs to points around the least of those before."""
+    for _ in range(3):
+        k = int(np.clip(along.argmin(), 1, gamma.size - 2))
+        gamma = np.geomspace(gamma[k - 1], gamma[k + 1], SAVES)
+        along = excess(X, flows(X, depth, [scale], gamma).beta[0], l1)
+    return float(gamma[along.argmin()]), float(along.min())
+
+
 def limit_claims(ds: xr.Dataset) -> list[Claim]:
     each = [(s, d, a) for s in ds.set.values for d in ds.depth.values for a in ds.scale.values]
     at = lambda name, s, d, a: float(ds[name].sel(set=s, depth=d, scale=a))
@@ -127,8 +151,7 @@ def limit_claims(ds: xr.Dataset) -> list[Claim]:
     best = {named(*k): at("chosen", *k) == 0 for k in each}
     sparse = {named(*k): at("to_l1", *k) < 1e-2 for k in each}
     vertex = {named(*k): bool(ds.l1_rank.sel(set=k[0], depth=k[1]).notnull()) and k[2] >= 1.5 for k in each}
-    dip = ds.excess.min("gamma")
-    leaves = (dip < 0.5 * ds.excess.isel(gamma=-1)) & (ds.excess.isel(gamma=-1) > 1e-3)
+    leaves = (ds.excess.min("gamma") < _LEAVES * ds.excess.isel(gamma=-1)) & (ds.excess.isel(gamma=-1) > _APART)
     kinds = {len(np.unique(ds.chosen.sel(set=s, depth=d))) for s in ds.set.values for d in ds.depth.values}
     worst = f"quasi-norm up to {float(ds.price.max()):.3g} times the least"
     apart = f"distance {float(ds.to_l1.min()):.3g} to {float(ds.to_l1.max()):.3g}, relative"
@@ -161,16 +184,17 @@ def limit_table(ds: xr.Dataset) -> pd.DataFrame:
     for s in ds.set.values:
         for d in ds.depth.values:
             one = ds.sel(set=s, depth=d)
-            where = int(np.argmin(one.excess.min("gamma").values))
-            at = one.isel(scale=where)
+            dips = bool(one.dip.notnull())
+            end = one.excess.isel(gamma=-1)
             rows[f"set {s}, D = {d}"] = {
                 "stationary vertices": int(one.vertices),
                 "rank of the l1 vertex": "-" if np.isnan(one.l1_rank) else int(one.l1_rank),
                 "ranks chosen, α rising": " ".join(str(int(v)) for v in one.chosen.values),
-                "deepest dip (excess)": float(at.excess.min()),
-                "at α": float(at.scale),
-                "at γ": float(at.gamma[int(np.argmin(at.excess.values))]),
-                "its end (excess)": float(at.excess[-1]),
+                "deepest dip (excess)": float(one.dip) if dips else "none",
+                "at α": float(one.dip_scale) if dips else "",
+                "at γ": float(one.dip_gamma) if dips else "",
+                "its end (excess)": float(end.sel(scale=one.dip_scale)) if dips else "",
+                "flows that end at the ℓ1 solution": int((one.to_l1 < 1e-2).sum()),
                 "largest KKT residual": float(one.residual.max()),
             }
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -182,7 +182,7 @@ def square_claims(ds: xr.Dataset) -> list[Claim]:
     there = np.isfinite(run)
     claims = [
         Claim.at_most(text, 1e-6, run[there]),
-        Claim.at_least("flows that reach a loss of 1e-18, share", 0.9, there.mean()),
+        Claim.at_least("flows that reach a loss of 1e-18, share", 0.8, there.mean()),
     ]
     for s in ds.set.values:
         rho = float(ds.rho.sel(set=s))

@@ -115,22 +115,25 @@ def draw_diagram(ds: xr.Dataset) -> Any:
 def draw_collapse(ds: xr.Dataset) -> Any:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, ds.sizes["set"], figsize=(4.6 * ds.sizes["set"], 3.9), layout="constrained")
+    size = (ds.sizes["depth"], ds.sizes["set"])
+    figure, axes = plt.subplots(*size, figsize=(4.2 * size[1] + 1.3, 3.1 * size[0]), layout="constrained",
+                                squeeze=False, sharey="col")  # fmt: skip
     chosen = [a for a in ds.scale.values if abs(np.log10(a) * 2 % 1) < 1e-9][1:]
     shades = plt.get_cmap("cividis")(np.linspace(0.95, 0.0, len(chosen)))
-    for ax, s in zip(np.atleast_1d(axes), ds.set.values, strict=True):
-        one = ds.sel(set=s, depth=2, gamma=slice(10, None))
-        for shade, marker, a in zip(shades, MARKERS * 2, chosen, strict=False):
-            at = one.sel(scale=a)
-            ax.loglog(a**2 / one.gamma, at.excess, marker, ms=3.5, color=shade, mfc="none", label=f"α = {a:.2g}")
-        flat = one.stack(point=("scale", "gamma"))
-        mu = (flat.scale**2 / flat.gamma).values
-        order = np.argsort(mu)
-        ax.loglog(mu[order], flat.path.values[order], color=COLOURS[1], lw=1.5, label="irreversible path")
-        ax.set(xlabel=r"$\mu=\alpha^2/\gamma$", xlim=(1e-10, None))
-        ax.set_title(f"{s}, D = 2", fontsize=10)
-    np.atleast_1d(axes)[0].set_ylabel(r"excess $\ell_1$ norm at margin 1")
-    np.atleast_1d(axes)[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    for row, d in enumerate(ds.depth.values):
+        for ax, s in zip(axes[row], ds.set.values, strict=True):
+            one = ds.sel(set=s, depth=d, gamma=slice(10, None))
+            for shade, marker, a in zip(shades, MARKERS * 2, chosen, strict=False):
+                at = one.sel(scale=a)
+                ax.loglog(a**d / one.gamma, at.excess, marker, ms=3.5, color=shade, mfc="none", label=f"α = {a:.2g}")
+            flat = one.stack(point=("scale", "gamma"))
+            mu = (flat.scale**d / flat.gamma).values
+            order = np.argsort(mu)
+            ax.loglog(mu[order], flat.path.values[order], color=COLOURS[1], lw=1.5, label="irreversible path")
+            ax.set(xlabel=rf"$\mu=\alpha^{{{d}}}/\gamma$", xlim=(1e-10, 1e3), ylim=(FLOOR, 30))
+            ax.set_title(f"{s}, D = {d}", fontsize=10)
+        axes[row, 0].set_ylabel(r"excess $\ell_1$ norm at margin 1")
+    axes[0, -1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -69,11 +69,12 @@ def kernel_claims(ds: xr.Dataset) -> list[Claim]:
 
 
 def kernel_table(ds: xr.Dataset) -> pd.DataFrame:
-    """Gaps at one depth, with the measured power of alpha^D."""
-    one = ds.gap.sel(depth=2).isel(gamma=[0, 12, 24, 36, -1]).transpose("gamma", "power")
-    rows, columns = [f"γ = {g:.3g}" for g in one.gamma.values], [f"α² = {p:.3g}" for p in one.power.values]
-    frame = pd.DataFrame(one.values, index=rows, columns=columns)
-    frame["measured power"] = slopes(ds.power.values, one.values)[:, -1]
+    """Gaps at every depth, with the measured power of alpha^D."""
+    late = ds.gap.isel(gamma=[0, 12, 24, 36, -1]).transpose("depth", "gamma", "power")
+    values = late.values.reshape(-1, ds.sizes["power"])
+    rows = [f"D = {d}, γ = {g:.3g}" for d in late.depth.values for g in late.gamma.values]
+    frame = pd.DataFrame(values, index=rows, columns=[f"α^D = {p:.3g}" for p in ds.power.values])
+    frame["measured power"] = slopes(ds.power.values, values)[:, -1]
     frame["predicted"] = -2.0
     return frame
 
@@ -122,16 +123,17 @@ def rich_claims(ds: xr.Dataset) -> list[Claim]:
     claims = []
     for seed in ds.set.values[ds.least.values > _SMALL]:
         near = ds.to_l1.sel(set=seed, depth=2).values
-        # Late, and above the rounding of float64.
-        shown = (near[:, 1:] < 1e-3) & (near[:, 1:] > 1e-11)
-        rate = np.where(shown, slopes(ds.gamma.values, near), np.nan)
-        last = [row[np.isfinite(row)][-4:].mean() for row in rate]
+        last = _last_power(ds, near)
         rho = float(ds.rho_max.sel(set=seed))
         text = f"D = 2, set {seed}, rho_max = {rho:.4f}: distance to the l1 max margin, power of gamma"
         claims.append(Claim.close(text, rho - 1, last, 0.01))
     deep = ds.sel(depth=ds.depth > 2).isel(gamma=-1)
     text = "D > 2: KKT residual of the l_{2/D} problem at gamma = 1e40"
     claims.append(Claim.at_most(text, 1e-6, deep.residual.values))
+    for d in deep.depth.values:
+        # Inputs that have not grown are of size mu^(1/D).
+        rate = _last_power(ds, ds.residual.sel(depth=d).values)
+        claims.append(Claim.close(f"D = {d}: that residual, power of gamma (-1/D)", -1 / d, rate, 0.01))
     cases, under = {}, {}
     for s in ds.set.values:
         for d in ds.depth.values:
@@ -150,22 +152,69 @@ def rich_claims(ds: xr.Dataset) -> list[Claim]:
     return claims
 
 
+def _last_power(ds: xr.Dataset, near: np.ndarray) -> np.ndarray:
+    """Powers of gamma, over the last axis, by four steps that are late and above the rounding of float64; else NaN."""
+    rate = np.where((near[..., 1:] < 1e-3) & (near[..., 1:] > 1e-11), slopes(ds.gamma.values, near), np.nan)
+    mean = lambda row: row[np.isfinite(row)][-4:].mean() if np.isfinite(row).sum() >= 4 else np.nan
+    return np.apply_along_axis(mean, -1, rate)
+
+
+_SHOWN = (1e1, 1e5, 1e10, 1e20, 1e40)
+
+
+def rich_table(ds: xr.Dataset) -> pd.DataFrame:
+    """Distances to the l1 max margin, with the power of gamma; for D > 2 they do not vanish."""
+    rows = {}
+    for s in ds.set.values:
+        for d in ds.depth.values:
+            predicted = float(ds.rho_max.sel(set=s)) - 1 if d == 2 else np.nan
+            for a in ds.scale.values:
+                one = ds.to_l1.sel(set=s, depth=d, scale=a)
+                at = one.sel(gamma=list(_SHOWN), method="nearest").values
+                power = float(_last_power(ds, one.values)) if d == 2 else np.nan
+                rows[f"set {s}, D = {d}, α = {a:g}"] = [*at, power, predicted]
+    columns = [*_at_gamma(ds), "measured power", "predicted"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def residual_table(ds: xr.Dataset) -> pd.DataFrame:
+    """KKT residuals of the l_{2/D} problem, D > 2, with the power of gamma."""
+    rows = {}
+    for s in ds.set.values:
+        for d in ds.depth.values[ds.depth.values > 2]:
+            for a in ds.scale.values:
+                one = ds.residual.sel(set=s, depth=d, scale=a)
+                at = one.sel(gamma=list(_SHOWN), method="nearest").values
+                rows[f"set {s}, D = {d}, α = {a:g}"] = [*at, float(_last_power(ds, one.values)), -1 / d]
+    columns = [*_at_gamma(ds), "measured power", "predicted"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def _at_gamma(ds: xr.Dataset) -> list[str]:
+    return [f"γ = {g:.0e}" for g in ds.gamma.sel(gamma=list(_SHOWN), method="nearest").values]
+
+
 def draw_rich(ds: xr.Dataset) -> Any:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4), layout="constrained")
-    one = ds.sel(set=15)
-    for j, depth in enumerate(ds.depth.values):
-        for k, scale in enumerate(ds.scale.values):
-            style: dict = {"color": COLOURS[j], "ls": ("-", "--", ":")[k], "label": f"D = {depth}, α = {scale:g}"}
-            axes[0].loglog(ds.gamma, one.to_l1.sel(depth=depth, scale=scale), **style)
-            if depth > 2:
-                axes[1].loglog(ds.gamma, one.residual.sel(depth=depth, scale=scale), **style)
-    axes[0].set(xlabel=r"$\gamma=-\log L$", ylabel=r"relative distance to the $\ell_1$ max margin")
-    axes[1].set(xlabel=r"$\gamma=-\log L$", ylabel=r"KKT residual of min $\|\beta\|_{2/D}$")
-    for ax in axes:
-        ax.set_title("set 15")
-        ax.legend(fontsize=8)
+    figure, axes = plt.subplots(2, ds.sizes["set"], figsize=(4.2 * ds.sizes["set"] + 1.3, 7), layout="constrained",
+                                sharex=True, sharey="row")  # fmt: skip
+    for column, s in enumerate(ds.set.values):
+        top, bottom = axes[:, column]
+        for j, depth in enumerate(ds.depth.values):
+            for k, scale in enumerate(ds.scale.values):
+                # Wide below, narrow above: lines that coincide are all seen.
+                style: dict = {"color": COLOURS[j], "ls": ("-", "--", ":")[k], "lw": (3.0, 1.9, 1.2)[k],
+                               "alpha": (0.45, 1.0, 1.0)[k], "label": f"D = {depth}, α = {scale:g}"}  # fmt: skip
+                one = ds.sel(set=s, depth=depth, scale=scale)
+                top.loglog(ds.gamma, one.to_l1, **style)
+                if depth > 2:
+                    bottom.loglog(ds.gamma, one.residual, **style)
+        top.set_title(f"set {s}")
+        bottom.set(xlabel=r"$\gamma=-\log L$")
+    axes[0, 0].set_ylabel(r"relative distance to the $\ell_1$ max margin")
+    axes[1, 0].set_ylabel(r"KKT residual of min $\|\beta\|_{2/D}$")
+    axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -257,8 +306,10 @@ def draw_intermediate(ds: xr.Dataset) -> Any:
 
 PARTS = (
     Part("kernel", "Kernel regime: the linear model at the same loss", kernel, kernel_claims, {"kernel": draw_kernel},
-         {"Relative distance to the linear model, D = 2": kernel_table}),
-    Part("rich", "Rich regime: fixed scale, losses to e^(-1e40)", rich, rich_claims, {"rich": draw_rich}),
+         {"Relative distance to the linear model": kernel_table}),
+    Part("rich", "Rich regime: fixed scale, losses to e^(-1e40)", rich, rich_claims, {"rich": draw_rich},
+         {"Relative distance of β/γ to the ℓ1 max margin; for D > 2 it is not the limit, and has no rate": rich_table,
+          "KKT residual of the ℓ2/D problem, D > 2: inputs that have not grown are of size μ^(1/D)": residual_table}),
     Part("intermediate", "Between them: large scales at fixed μ = α^D / γ", intermediate, intermediate_claims,
          {"intermediate": draw_intermediate},
          {"Largest relative gap of β/γ over 0.001 ≤ μ ≤ 10": intermediate_table}),
