@@ -84,7 +84,8 @@ def separate(rows: Float[np.ndarray, "N d"]) -> Separation:
             beta = beta / column_scale
             margins = np.einsum("nd,d->n", rows * row_scale[:, None], beta) / row_scale
             beta = beta / margins.min()
-            return Separation(True, beta, np.zeros(len(rows)), max(0.0, 1 - float((rows @ beta).min())))
+            missed = (1 - rows @ beta) / (np.abs(rows) @ np.abs(beta))
+            return Separation(True, beta, np.zeros(len(rows)), max(0.0, float(missed.max())))
     support = np.flatnonzero(weights > 0)
     polished = np.linalg.svd(scaled[support].T)[2][-1]
     polished = polished if polished.sum() > 0 else -polished
