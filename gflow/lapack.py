@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .one_kernel import eliminate, inside
+
 _DEALT = 200_000
 """Operations (as jaxlib estimates them) from which a batch is dealt out."""
 _version = version("jaxlib")
@@ -47,16 +49,10 @@ def in_pieces(routine: Callable, operations: Callable[..., int]) -> Callable:
     return run
 
 
-def _triangular(lower: bool) -> Callable:
-    return in_pieces(
-        lambda A, b: jax.lax.linalg.triangular_solve(A, b, left_side=True, lower=lower, unit_diagonal=lower),
-        lambda A, b: A[0] * b[0] * b[1],
-    )
-
-
-# Without the permutation, whose loop over rows is as long for a piece as for all.
-_factors = in_pieces(lambda A: tuple(jax.lax.linalg.lu(A)[:2]), lambda A: A[0] ** 3)
-_lower, _upper = _triangular(True), _triangular(False)
+_factors = in_pieces(lambda A: jax.lax.linalg.lu(A)[0], lambda A: A[0] ** 2 * A[1])
+_upper = in_pieces(
+    lambda A, b: jax.lax.linalg.triangular_solve(A, b, left_side=True), lambda A, b: A[0] * b[0] * b[1]
+)
 
 orthogonal = in_pieces(lambda A: tuple(jnp.linalg.qr(A, mode="complete")), lambda A: 6 * max(A) ** 3)
 """The factors Q (m m) and R (m n) of a matrix (m n)."""
@@ -72,6 +68,9 @@ def solve(A: Array, b: Array) -> Array:
 
 
 def _solve(A: Array, b: Array) -> Array:
-    factors, pivots = _factors(A)
-    order = jax.lax.linalg.lu_pivots_to_permutation(pivots, A.shape[-1])
-    return _upper(factors, _lower(factors, b[order]))
+    if inside():
+        return eliminate(A, b)
+    # Factored beside A, b becomes L^-1 P b: P itself would take a loop over the rows, as long as the rest.
+    n = A.shape[1]
+    factors = _factors(jnp.concatenate([A, b], axis=1))
+    return _upper(factors[:, :n], factors[:, n:])

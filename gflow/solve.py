@@ -23,6 +23,7 @@ from .kinks.events import EventLog, join_logs
 from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
 from .modified import ModifiedFlow
+from .one_kernel import one_kernel
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
 from .status import Status
@@ -163,7 +164,8 @@ def gradient_flow(
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
     with decade_bar(clock, end, progress if concrete else False) as report:
-        run = lambda p, s, budget, solver, steps: engine.advance(
+        advance = engine.advance if concrete else engine.advance_whole
+        run = lambda p, s, budget, solver, steps: advance(
             flow, p, s, clock, aims, solver, rtol, jnp.asarray(budget), steps
         )
         for k, phase in enumerate(phases):
@@ -224,6 +226,7 @@ class _Engine(NamedTuple):
     start: Callable
     change_solver: Callable
     advance: Callable
+    advance_whole: Callable
     conclude: Callable
     rests_on: Callable
     refuse_points: Callable
@@ -232,7 +235,8 @@ class _Engine(NamedTuple):
     def of(cls, module: Any) -> "_Engine":
         compiled = (module.start, module.change_solver, module.advance, module.conclude, module.rests_on)
         start, change_solver, advance, conclude, rests_on = map(eqx.filter_jit, compiled)
-        return cls(start, change_solver, advance, conclude, rests_on, module.refuse_points)
+        whole = one_kernel(module.advance)
+        return cls(start, change_solver, advance, whole, conclude, rests_on, module.refuse_points)
 
 
 _SMOOTH = _Engine.of(driver)

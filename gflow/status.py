@@ -38,6 +38,7 @@ class Status(enum.IntEnum):
     seeded = 14
     loss_jumps = 15
     slow = 16
+    parallel_samples = 17
     steps_used = 20
     diverged = 21
     left_chart = 22
@@ -101,6 +102,10 @@ _SENTENCES = {
     Status.kinks_meet: (
         "A neuron came to kinks of samples that depend linearly on one another, or began on a kink with an output "
         "weight of zero that nothing moves, where the flow is not followed on; move the data or the start a little."
+    ),
+    Status.parallel_samples: (
+        "Samples that are zero or multiples of one another share their kinks, which is not known of data that are traced "
+        "(by jax.jit, jax.vmap or a sweep): let the function hold X as a constant, or call gradient_flow outside."
     ),
     Status.no_model: (
         "make_model raised an error or gave no model of the data at this point of the sweep: there was nothing to run."

@@ -25,6 +25,8 @@ from .layer import HiddenLayer
 
 # Of the norm at the start: below it, steps are no longer measured by the norm.
 _SMALL = 1e-8
+# Unit vectors that differ by less are one.
+_SAME = 1e-14
 
 
 class Pattern(eqx.Module):
@@ -55,6 +57,8 @@ class PiecewiseChart(AbstractChart):
     # The matrix `holds` of a neuron that is held at the origin by all kinks.
     held: Float[Array, "k r"]
     samples: Any
+    # Whether samples share kinks without it being known when the chart was made.
+    shared: Bool[Array, ""]
     floor: Float[Array, ""]
     at_kink: Float[Array, ""]
     pattern: Pattern
@@ -173,6 +177,7 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
         negative=share(multiple < 0),
         held=jnp.linalg.pinv(directions.T),
         samples=jnp.asarray(first),
+        shared=_share_kinks(directions, size) if traced(inputs) else jnp.asarray(False),
         floor=jnp.zeros(()),
         at_kink=at_kink,
         pattern=Pattern.of(jnp.sign(inside @ directions.T), jnp.zeros((*shape, inside.shape[1]))),
@@ -187,6 +192,13 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
     return eqx.tree_at(lambda c: c.floor, chart, jnp.where(jnp.any(a != 0), _SMALL * jnp.sqrt(jnp.mean(a**2)), floor))
 
 
+def _share_kinks(unit: Array, size: Array) -> Array:
+    """Whether some samples are zero or multiples of one another."""
+    toward = jnp.where(unit @ unit.T < 0, -1.0, 1.0)
+    apart = jnp.linalg.norm(unit[:, None] - toward[..., None] * unit[None], axis=2)
+    return jnp.any((apart < _SAME) & ~jnp.eye(len(unit), dtype=bool)) | jnp.any(size == 0)
+
+
 def _parallel(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first sample of every kink, and the kink of every sample: parallel samples share one."""
     size = np.linalg.norm(inputs, axis=1)
@@ -196,7 +208,7 @@ def _parallel(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for i in np.flatnonzero(size > 0):
         cosines = unit[first] @ unit[i]
         near = np.flatnonzero(np.abs(cosines) > 1 - 1e-9)
-        same = [k for k in near if np.linalg.norm(np.sign(cosines[k]) * unit[i] - unit[first[k]]) < 1e-14]
+        same = [k for k in near if np.linalg.norm(np.sign(cosines[k]) * unit[i] - unit[first[k]]) < _SAME]
         if not same:
             same = [len(first)]
             first.append(i)

@@ -58,8 +58,12 @@ class HiddenLayer(eqx.Module):
 
     def __check_init__(self):
         number = isinstance(self.slope, int | float | np.number) and not isinstance(self.slope, bool)
-        if not number or not 0 <= self.slope <= 1:
+        if not number:
+            raise ValueError(f"slope must be a Python number between 0 (ReLU) and 1 (linear), not {self.slope!r}.")
+        if not 0 <= self.slope <= 1:
             raise ValueError(f"slope must lie between 0 (ReLU) and 1 (linear), not {self.slope!r}.")
+        if not isinstance(self.train_output, bool | np.bool_):
+            raise ValueError(f"train_output must be True or False, not {self.train_output!r}.")
         shape = np.shape(self.hidden)
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"hidden must have shape (neurons, inputs) with at least one of each, not {shape}.")
@@ -99,6 +103,11 @@ def check_layer(model: Any, X: Any) -> None:
     if layer.bias is None and not np.any(X):
         raise ValueError("X must hold a sample that is not zero: a layer without biases never moves there.")
     found, wanted = _probe(model, layer, jnp.asarray(X, float))
+    if not all(np.all(np.isfinite(v)) for v in wanted):
+        raise ValueError(
+            f"the outputs of {type(model).__name__} or their squared gradients exceed float64 on these data; scale "
+            "the weights or X down."
+        )
     names = "outputs", "outputs with other weights of either sign, by with_hidden_layer,", "gradients"
     for name, a, b in zip(names, found, wanted, strict=True):
         error = np.max(np.abs(np.atleast_2d(a - b)), axis=1)
@@ -169,7 +178,9 @@ def has_undeclared_kinks(flow: Any) -> bool:
     return bool(_KINKED & _operations(eqx.filter_make_jaxpr(model)(flow.X[0])[0].jaxpr))
 
 
-_KINKED = {"max", "min", "abs", "sign", "select_n", "clamp", "floor", "ceil", "round", "cond", "sqrt"}
+_KINKED = {"max", "min", "abs", "sign", "select_n", "clamp", "floor", "ceil", "round", "cond", "sqrt", "pow", "cbrt"}
+_KINKED |= {"reduce_max", "reduce_min", "argmax", "argmin", "sort", "top_k", "cummax", "cummin"}
+_KINKED |= {"reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"}
 # A slope may be chosen by a product as well, z * (z > 0).
 _KINKED |= {"gt", "ge", "lt", "le"}
 

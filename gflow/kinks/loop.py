@@ -80,8 +80,8 @@ def at(flow: Flow, position: Any) -> Flow:
 
 def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
-    # An event moves with the parameters, which the loop does not differentiate.
-    a = eqxi.nondifferentiable(chart.coordinates(), name="the flow of a network with kinks")
+    # An event moves with all that the flow depends on, which the loop does not differentiate.
+    flow, a = eqxi.nondifferentiable((flow, chart.coordinates()), name="the flow of a network with kinks")
     v, output = chart.split(a)
     m, k = chart.pattern.sides.shape
     signs = jnp.sign(v @ chart.directions.T)
@@ -104,6 +104,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     log = jax.lax.fori_loop(0, m, note, log)
     seen = watch(flow, a)
     status = jnp.where(jnp.any(every.dependent), int(Status.kinks_meet), base.status)
+    status = jnp.where(chart.shared, int(Status.parallel_samples), status)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     fields["status"] = as_code(status)
     return Position(**fields, pattern=pattern, armed=seen.armed, clear=seen.slack > 0, watch=seen, log=log)

@@ -11,6 +11,7 @@ import diffrax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.polynomial import legendre
 
 
 class Tableau(NamedTuple):
@@ -22,6 +23,32 @@ class Tableau(NamedTuple):
     inverse: np.ndarray
     legendre: np.ndarray
     top: np.ndarray
+
+
+class Panels(NamedTuple):
+    """Gauss quadrature of functions known at the stages, in a panel from each stage to the next: the weights, and the
+    matrices that interpolate to the points of the panels, from values at the stages, and by Hermite from values at the
+    start and the stages and derivatives at the stages."""
+
+    weights: Float[np.ndarray, "s q"]
+    by_stages: Float[np.ndarray, "s q s"]
+    by_values: Float[np.ndarray, "s q s+1"]
+    by_slopes: Float[np.ndarray, "s q s"]
+
+
+@lru_cache
+def panels(stages: int, points: int) -> Panels:
+    c = tableau(stages).c
+    edges = np.append(0.0, c)
+    x, weights = legendre.leggauss(points)
+    width = np.diff(edges)[:, None]
+    at = edges[:-1, None] + width * (x + 1.0) / 2.0
+    values = lambda x, n: legendre.legvander(2.0 * x - 1.0, n - 1)
+    n = 2 * stages + 1
+    slopes = 2.0 * np.stack([legendre.legval(2.0 * c - 1.0, legendre.legder(row)) for row in np.eye(n)], axis=1)
+    hermite = values(at, n) @ np.linalg.inv(np.concatenate([values(edges, n), slopes]))
+    by_stages = values(at, stages) @ np.linalg.inv(values(c, stages))
+    return Panels(width * weights / 2.0, by_stages, hermite[..., : stages + 1], hermite[..., stages + 1 :])
 
 
 @lru_cache

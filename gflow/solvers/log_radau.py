@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from ..charts import AbstractChart, EuclideanChart
 from ..flow import Flow, Sight
-from ..lapack import solve
 from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, Tableau, tableau
+from .elapsed import elapsed
 from .newton import (
     by_frozen_kernel,
     coordinates,
@@ -38,7 +38,7 @@ from .reduction import reduce_rows, Reduction
 # Between the 1 of the plain coefficient (wasteful) and the 2 of superconvergence (bold by up to 50 where the order is
 # reduced): at 1.75 the observed error of beta stays below rtol from 1e-4 to 1e-11.
 _POWER = 1.75
-# Of time, which has less of the superconvergence.
+# Of time far out, which has less of the superconvergence.
 _TIME_POWER = 1.4
 # How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to
 # 0.05 was seen.
@@ -191,43 +191,20 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         slopes = jax.vmap(lambda a, F, c: c @ jax.jvp(lambda b: flow.chart.outputs(b, flow.X), (a,), (F,))[1])(
             a, stages.F, pull
         )
-        # F = t L is linear, given the stages. The part of it that no pace sustains falls exactly like L; the rest is
-        # found by collocation, with a row for each stage, so that none drowns in the others.
-        pace = jnp.exp(stages.R + log_pace - unit - args)
-        excess = solver_state.excess * y0[-1]
-        fallen = excess * jnp.exp(solver_state.stages.gamma[-1] - stages.gamma)
-        before = y0[-1] - excess
-        inverse = jnp.asarray(radau.inverse) / h
-        row = jnp.abs(slopes) + jnp.abs(jnp.diagonal(inverse))
-        matrix = inverse + jnp.diag(slopes)
-        sustained = solve(matrix / row[:, None], (pace + jnp.sum(inverse, axis=1) * before) / row)
-        times = sustained + fallen
-        # As pace - slope * time it would be rounding, far out.
-        climbs = inverse @ (sustained - before)
-        rates = jnp.concatenate([stages.F, climbs[:, None]], axis=1)
-        values = jnp.concatenate([a, times[:, None]], axis=1)
-        error = jnp.asarray(h * jnp.asarray(radau.top) @ rates)
-        # An error of F = t L decays along the flow, late within a small part of the step. What small rates of the loss
-        # do to time is small, but need not be smooth: their amplitude does not sharpen with the order.
-        room = times[-1] * (1.0 + h * slopes[-1] / self.stages**2)
-        falling = h * slopes * sustained / room
-        amplitude = jnp.max(jnp.abs(falling))
-        rough = jnp.abs(jnp.asarray(radau.top) @ falling)
-        rough = jnp.where((amplitude > 0) & (amplitude < 1), amplitude * (rough / amplitude) ** _POWER, 0.0)
-        late = jnp.maximum(jnp.abs(error[-1] / room) ** (_TIME_POWER / _POWER), rough ** (1.0 / _POWER))
-        error = error.at[-1].set(late * times[-1])
-        error = jnp.where(solved.converged & (times[-1] > 0), error, jnp.inf)
+        time = elapsed(
+            h, stages.R + log_pace - unit - args, slopes, stages.gamma - solver_state.stages.gamma[-1], y0[-1],
+            solver_state.excess,
+        )
+        values = jnp.concatenate([a, time.times[:, None]], axis=1)
+        late = jnp.where(time.near, time.error, time.error ** (_TIME_POWER / _POWER)) * time.times[-1]
+        error = jnp.append(jnp.asarray(h * jnp.asarray(radau.top) @ stages.F), late)
+        error = jnp.where(solved.converged & (time.times[-1] > 0), error, jnp.inf)
         kink = jnp.append(h * self._kinks(flow, radau, a[-1], unit, stages, solver_state.stages.dual[-1]), 0.0)
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
         none = jnp.zeros_like(h), jnp.zeros((), int)
-        # Where it falls by many orders of magnitude the rate at the end is rounding of what it was at the start.
-        falls = (before > 1e6 * sustained[-1]) & jnp.all(sustained > 0)
-        ratio = jnp.where(falls, sustained / jnp.where(falls, before, 1.0), 1.0)
-        climb = jnp.where(falls, sustained[-1] * (inverse[-1] @ jnp.log(ratio)), climbs[-1])
-        field = jnp.append(stages.F[-1], climb - slopes[-1] * fallen[-1])
-        left = jnp.clip(-field[-1] / (slopes[-1] * times[-1]), 0.0, 1.0)
-        state = _State(stages, unit, h, stages, *none, kink, field, slopes[-1], jnp.where(left > 0.3, left, 0.0))
+        field = jnp.append(stages.F[-1], time.rate)
+        state = _State(stages, unit, h, stages, *none, kink, field, slopes[-1], time.excess)
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:

@@ -135,28 +135,24 @@ def _by_kernel(o: Any, kernel: Array, behind: Array, push: Array) -> tuple[Array
     """Updates of the dual variables, R and gamma, from what a pull of each sample in each stage does to the rows, and
     to the pace (`push`). gamma is in units of max(1, |gamma|), here and below."""
     s, N = o.c.shape
-    by_pace = jnp.einsum("injm,jm->inj", kernel, o.c)[..., None]
-    far = jnp.concatenate([kernel * o.dc[None, None], by_pace, jnp.zeros((s, N + 1, s, 1))], axis=3)
+    # The row of the pace is each stage's own, and R is solved from it: d log speed of a pull along F is near one.
+    along = jnp.sum(push * o.c, axis=1)
+    R_by_dual = -push * o.dc / along[:, None]
+    R_alone = (jnp.sum(o.toward * o.miss_F, axis=1) - o.miss_pace) / along
+    by_pace = jnp.einsum("injm,jm->inj", kernel, o.c)
+    far = kernel * o.dc[None, None] + by_pace[..., None] * R_by_dual[None, None]
     near = jnp.concatenate(
         [
-            jnp.concatenate([o.by_dual, jnp.zeros((s, N, 1)), o.by_gamma[..., None]], axis=2),
-            jnp.concatenate([o.sum_by_dual, jnp.zeros((s, 2))], axis=1)[:, None],
-            jnp.concatenate(
-                [push * o.dc, jnp.sum(push * o.c, axis=1, keepdims=True), jnp.zeros((s, 1))], axis=1
-            )[:, None],
+            jnp.concatenate([o.by_dual, o.by_gamma[..., None]], axis=2),
+            jnp.concatenate([o.sum_by_dual, jnp.zeros((s, 1))], axis=1)[:, None],
         ],
         axis=1,
     )
-    M = _own(near) + jnp.concatenate([far, jnp.zeros((s, 1, s, N + 2))], axis=1)
-    right = jnp.concatenate(
-        [
-            -jnp.concatenate([o.miss, o.sum_miss[:, None]], axis=1) + behind,
-            (-o.miss_pace + jnp.sum(o.toward * o.miss_F, axis=1))[:, None],
-        ],
-        axis=1,
-    )
-    d = _solve(M.reshape(s * (N + 2), -1), right.reshape(-1)).reshape(s, N + 2)
-    return d[:, :N], d[:, N], d[:, N + 1]
+    M = _own(near) + jnp.concatenate([far, jnp.zeros((s, N + 1, s, 1))], axis=3)
+    right = behind - jnp.concatenate([o.miss, o.sum_miss[:, None]], axis=1) - by_pace @ R_alone
+    d = _solve(M.reshape(s * (N + 1), -1), right.reshape(-1)).reshape(s, N + 1)
+    dual, gamma = d[:, :N], d[:, N]
+    return dual, R_alone + jnp.sum(R_by_dual * dual, axis=1), gamma
 
 
 def in_full(o: Linearized, count: int) -> Stages:

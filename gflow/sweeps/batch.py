@@ -6,6 +6,7 @@ at once (`vmap`), which is why those that cost about the same share one. Either 
 over the devices that JAX sees.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from .. import one_kernel
 from ..charts import chart_of
 from ..flow import Flow
 from ..losses import MarginLoss
@@ -79,7 +81,7 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
         "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),
         "meant": jnp.arange(problem.batch) < len(points),
     }
-    return compute(models, each, program, fixed)
+    return _program()(models, each, program, fixed)
 
 
 def flow_of(model: Any, X: Any, y: Any, loss: Any) -> Flow:
@@ -101,7 +103,11 @@ def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
     return None
 
 
-@eqx.filter_jit
+@functools.cache
+def _program() -> Any:
+    return eqx.filter_jit(compute, compiler_options=one_kernel.options())
+
+
 def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
     """Flows of `models`, which have a leading axis as `each` has. Compiled once for all of one structure and shape."""
     clock, solver, metrics, batching = fixed
@@ -139,6 +145,7 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, A
             values["beta"] = eqx.filter_vmap(beta_of)(traj.model)
         return values
 
+    @one_kernel.allowed()
     def in_turn(points: Any) -> dict[str, Any]:
         shapes = jax.eval_shape(one, jax.tree.map(lambda v: v[0], points))
         nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
