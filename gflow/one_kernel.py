@@ -20,17 +20,18 @@ from jax.extend.core import jaxpr_as_fun
 
 _allowed: ContextVar[bool] = ContextVar("allowed", default=False)
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
-_POSSIBLE = set(
-    """
-    abs acos acosh add add_any and argmax argmin asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp concatenate
-    cond convert_element_type copy copy_p cos cosh custom_jvp_call custom_linear_solve custom_vjp_call div dot_general
-    dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1 floor ge gather gt imag integer_pow iota
-    is_finite jit le log log1p logistic lt max maybe_set min mul ne neg nextafter nonbatchable not or pad pjit
-    platform_index pow real reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum rem reshape rev round rsqrt
-    scan select_if_vmap select_n sign sin sinh slice split sqrt square squeeze stack stop_gradient sub tan tanh transpose
-    unvmap_all unvmap_any unvmap_max while xor
-    """.split()
-)
+_POSSIBLE = {
+    "abs", "acos", "acosh", "add", "add_any", "and", "argmax", "argmin", "asin", "asinh", "atan", "atan2", "atanh",
+    "broadcast_in_dim", "cbrt", "ceil", "clamp", "concatenate", "cond", "convert_element_type", "copy", "copy_p",
+    "cos", "cosh", "custom_jvp_call", "custom_linear_solve", "custom_vjp_call", "div", "dot_general",
+    "dynamic_slice", "dynamic_update_slice", "eq", "erf", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor",
+    "ge", "gather", "gt", "imag", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p", "logistic", "lt",
+    "max", "maybe_set", "min", "mul", "ne", "neg", "nextafter", "nonbatchable", "not", "or", "pad", "pjit",
+    "platform_index", "pow", "real", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod",
+    "reduce_sum", "rem", "reshape", "rev", "round", "rsqrt", "scan", "select_if_vmap", "select_n", "sign", "sin",
+    "sinh", "slice", "split", "sqrt", "square", "squeeze", "stack", "stop_gradient", "sub", "tan", "tanh",
+    "transpose", "unvmap_all", "unvmap_any", "unvmap_max", "while", "xor",
+}  # fmt: skip
 _OPTIONS = ({"xla_cpu_experimental_ynn_fusion_type": ""}, {})
 
 
@@ -67,7 +68,7 @@ def options() -> dict[str, str] | None:
     return None
 
 
-def _tagged(v: jax.Array) -> jax.Array:
+def _tagged(v: jax.Array) -> Any:
     from jax.experimental.xla_metadata import set_xla_metadata
 
     return set_xla_metadata(v, xla_cpu_small_call="true", inlineable="false")

@@ -104,8 +104,9 @@ _SENTENCES = {
         "weight of zero that nothing moves, where the flow is not followed on; move the data or the start a little."
     ),
     Status.parallel_samples: (
-        "Samples that are zero or multiples of one another share their kinks, which is not known of data that are traced "
-        "(by jax.jit, jax.vmap or a sweep): let the function hold X as a constant, or call gradient_flow outside."
+        "Samples that are zero or multiples of one another share their kinks, which is not known of data that are "
+        "traced (by jax.jit, jax.vmap or a sweep): let the function hold X as a constant, or call gradient_flow "
+        "outside."
     ),
     Status.no_model: (
         "make_model raised an error or gave no model of the data at this point of the sweep: there was nothing to run."

@@ -11,10 +11,10 @@ import gflow
 ROOT = Path(gflow.__file__).parent
 # Foundations first. A room is a module or a folder of gflow.
 ROOMS = [
-    "status", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow", "plateaus",
-    "modified", "solvers", "driver", "kinks", "models", "limits", "mixed_units", "turned", "symmetric", "aligned",
-    "graded", "memory_maps", "trajectory", "run", "solve", "descent", "metrics", "precise", "sweeps", "plots",
-    "explorer", "studies", "cli",
+    "status", "one_kernel", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
+    "plateaus", "modified", "solvers", "driver", "kinks", "models", "limits", "mixed_units", "turned", "symmetric",
+    "aligned", "graded", "memory_maps", "trajectory", "run", "solve", "descent", "metrics", "precise", "sweeps",
+    "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.
 LATER = {("validate", "limits")}

@@ -92,7 +92,7 @@ def test_against_the_precise_backend(seed, shape, depth, scale):
         for rtol in rtols:
             traj = gflow.gradient_flow(model, X, y, save=gammas, rtol=rtol, solver=gflow.LogRadau(stages))
             assert relative(traj.model.beta / gammas[:, None], beta).max() < 10 * rtol
-            assert np.all(np.abs(np.asarray(traj.log_time) - log_t) < 10 * rtol + 1e-15 * gammas)
+            assert np.all(np.abs(np.asarray(traj.log_time) - log_t) < 10 * rtol + 1e-12 * gammas)
 
 
 @pytest.mark.slow
@@ -138,9 +138,9 @@ def test_tableau_and_continuous_extension(stages):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("stages", [2, 3, 4, 5])
 def test_order_of_the_method(stages):
-    """Fixed steps through `step` along the arc length, D = 2; the coordinates and the time."""
+    """Fixed steps through `step` along the arc length, D = 2: 2 s - 1 or more, of the coordinates and of the time."""
     X, y, loss = jnp.asarray(SMALL), jnp.ones(2), LOSSES["exponential"]
     model = gflow.models.DiagonalNetwork(3, 2, 1.0)
     flow = Flow(chart_of(model, X, y, loss), X, y, loss)
@@ -157,9 +157,12 @@ def test_order_of_the_method(stages):
 
         return jax.lax.fori_loop(0, steps, body, (first.state, first.solver))[0]
 
-    ends = [end(jnp.asarray(0.8 / n), jnp.asarray(n)) for n in (4, 8, 128)]
-    a, b = (np.max(np.abs((e - ends[2]) / ends[2])) for e in ends[:2])
-    assert np.log2(a / b) == pytest.approx(2 * stages - 1, abs=0.6)
+    # As many steps as the order needs to show, and no more than rounding allows.
+    counts = np.array([4, 8, 16] if stages > 4 else [8, 16, 32])
+    truth = end(jnp.asarray(0.8 / 256), jnp.asarray(256))
+    off = np.array([np.abs((end(jnp.asarray(0.8 / n), jnp.asarray(n)) - truth) / truth) for n in counts])
+    for error in (np.max(off[:, :-1], axis=1), off[:, -1]):
+        assert -np.polyfit(np.log(counts), np.log(error), 1)[0] > 2 * stages - 1.7
 
 
 FOUR = separable(0, 4, 10)

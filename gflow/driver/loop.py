@@ -140,11 +140,11 @@ def advance(
         """What the step of an excursion has brought. It is active until it has landed."""
         y1, _, keep, after, retry = outcome
         q, k = landing.at, saves.filled
-        field, slope = solver.end_rates(after.solver) if implicit else rates(flow, y1, q.gauge)
-        speed = slope if clock.counts_loss else field[-1] / y1[-1] + slope
+        field, slope, log_rate = solver.end_rates(after.solver) if implicit else rates(flow, y1, q.gauge)
+        speed = slope if clock.counts_loss else log_rate
         reached = after.inner(clock)
-        ds = (aims[jnp.minimum(k, last - 1)] - reached) / speed
-        ds = jnp.where(jnp.isfinite(ds) & (jnp.abs(ds) < q.h), ds, 0.0)
+        # Without a speed it cannot be met, unless it is met already.
+        ds = (aims[jnp.minimum(k, last - 1)] - reached) / jnp.where(speed == 0, jnp.finfo(speed.dtype).tiny, speed)
         whole = keep & (q.h >= landing.left)
         # What is left is covered along the tangent once its square is below tolerance.
         close = jnp.sqrt(rtol) * 1e-2
@@ -163,7 +163,7 @@ def advance(
             k + landed.astype(int),
         )
         # A shortened step goes part of the way; a whole one that missed is repeated with its length corrected.
-        ds = jax.lax.stop_gradient(ds)
+        ds = jax.lax.stop_gradient(jnp.clip(jnp.where(jnp.isnan(ds), 0.0, ds), -0.9 * q.h, q.h))
         part = keep & ~whole
         left = jnp.where(part, landing.left - q.h, jnp.where(whole, landing.left + ds, landing.left))
         nxt = _pick(part, after, _pick(whole, eqx.tree_at(lambda r: r.solver, q, retry.solver), retry))

@@ -33,9 +33,12 @@ def passage(
     return reach * root(lambda x: past(reading(flow, clock, along(x * reach), gauge)), past(begin), past(end))
 
 
-def rates(flow: Flow, state: Array, gauge: Array) -> tuple[Array, Array]:
-    """Derivatives of the state and of gamma along the arc length."""
-    return flow.field(jnp.zeros(()), state, gauge), flow.rate(state[:-1]).gamma
+def rates(flow: Flow, state: Array, gauge: Array) -> tuple[Array, Array, Array]:
+    """Derivatives of the state, of gamma and of log t along the arc length."""
+    rate = flow.rate(state[:-1])
+    pace = jnp.exp(rate.log_tau - gauge)
+    field = jnp.append(rate.coordinates, pace - state[-1] * rate.gamma)
+    return field, rate.gamma, pace / state[-1]
 
 
 def root(f: Callable, f0: Array, f1: Array) -> Array:

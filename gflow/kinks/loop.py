@@ -180,8 +180,8 @@ def advance(
                 """One Newton step, and half of the bracket where that leaves it: the clock only ever rises."""
                 low, high, s, _, _, count = carry
                 y = take(flow, p, s)[0]
-                field, rate = driver.rates(flow, y, p.gauge)
-                speed = rate if clock.counts_loss else field[-1] / y[-1] + rate
+                field, slope, log_rate = driver.rates(flow, y, p.gauge)
+                speed = slope if clock.counts_loss else log_rate
                 missing = targets[saves.filled] - driver.reading(flow, clock, y, p.gauge)
                 low, high = jnp.where(missing > 0, s, low), jnp.where(missing > 0, high, s)
                 ds = missing / speed

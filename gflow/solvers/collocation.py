@@ -26,14 +26,12 @@ class Tableau(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Gauss quadrature of functions known at the stages, in a panel from each stage to the next: the weights, and the
-    matrices that interpolate to the points of the panels, from values at the stages, and by Hermite from values at the
-    start and the stages and derivatives at the stages."""
+    """Gauss quadrature in a panel from each stage to the next: the weights; the matrix that interpolates to the points
+    of the panels from the stages; and what it gives integrated from each point to the end of its panel."""
 
     weights: Float[np.ndarray, "s q"]
-    by_stages: Float[np.ndarray, "s q s"]
-    by_values: Float[np.ndarray, "s q s+1"]
-    by_slopes: Float[np.ndarray, "s q s"]
+    values: Float[np.ndarray, "s q s"]
+    onward: Float[np.ndarray, "s q q"]
 
 
 @lru_cache
@@ -44,11 +42,12 @@ def panels(stages: int, points: int) -> Panels:
     width = np.diff(edges)[:, None]
     at = edges[:-1, None] + width * (x + 1.0) / 2.0
     values = lambda x, n: legendre.legvander(2.0 * x - 1.0, n - 1)
-    n = 2 * stages + 1
-    slopes = 2.0 * np.stack([legendre.legval(2.0 * c - 1.0, legendre.legder(row)) for row in np.eye(n)], axis=1)
-    hermite = values(at, n) @ np.linalg.inv(np.concatenate([values(edges, n), slopes]))
+    # From x to 1, of the polynomial through the points.
+    basis = np.linalg.inv(legendre.legvander(x, points - 1))
+    whole = [legendre.legint(row) for row in np.eye(points)]
+    onward = np.stack([legendre.legval(1.0, row) - legendre.legval(x, row) for row in whole], axis=1) @ basis
     by_stages = values(at, stages) @ np.linalg.inv(values(c, stages))
-    return Panels(width * weights / 2.0, by_stages, hermite[..., : stages + 1], hermite[..., stages + 1 :])
+    return Panels(width * weights / 2.0, by_stages, width[..., None] * onward / 2.0)
 
 
 @lru_cache

@@ -38,8 +38,6 @@ from .reduction import reduce_rows, Reduction
 # Between the 1 of the plain coefficient (wasteful) and the 2 of superconvergence (bold by up to 50 where the order is
 # reduced): at 1.75 the observed error of beta stays below rtol from 1e-4 to 1e-11.
 _POWER = 1.75
-# Of time far out, which has less of the superconvergence.
-_TIME_POWER = 1.4
 # How much of the pull of a sample is missed on a step in which it joins or leaves those that carry weight: 0.001 to
 # 0.05 was seen.
 _KINK = 0.05
@@ -98,8 +96,8 @@ def _reduction(flow: Flow, a: Array, stages: Stages) -> Reduction | None:
 
 
 class _State(NamedTuple):
-    """The stages of the last step, its size, and the derivatives of the state and of gamma at its end; the same of a
-    step from there that is to be repeated with another size (none where `trial_h` is zero), and how many steps from
+    """The stages of the last step, its size, and the derivatives of the state, gamma and log t at its end; the same of
+    a step from there that is to be repeated with another size (none where `trial_h` is zero), and how many steps from
     there could not be solved; and the share of F = t L that no pace sustains."""
 
     stages: Stages
@@ -111,6 +109,7 @@ class _State(NamedTuple):
     kink: Float[Array, " P+1"]
     field: Float[Array, " P+1"]
     slope: Float[Array, ""]
+    log_rate: Float[Array, ""]
     excess: Float[Array, ""]
 
 
@@ -170,7 +169,7 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         rows = lambda v: jnp.broadcast_to(v, (self.stages, *jnp.shape(v)))
         stages = Stages(rows(F * jnp.exp(R)), rows(dual), rows(R), rows(gamma))
         zero, none, still = jnp.zeros(()), jnp.zeros((), int), jnp.zeros_like(y0)
-        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, still, still, zero, zero)
+        return _State(stages, unit, jnp.asarray(t1 - t0), stages, zero, none, still, still, zero, zero, zero)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -192,19 +191,18 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
             a, stages.F, pull
         )
         time = elapsed(
-            h, stages.R + log_pace - unit - args, slopes, stages.gamma - solver_state.stages.gamma[-1], y0[-1],
-            solver_state.excess,
-        )
+            jnp.asarray(h), stages.R + log_pace - unit - args, slopes,
+            stages.gamma - solver_state.stages.gamma[-1], y0[-1], solver_state.excess,
+        )  # fmt: skip
         values = jnp.concatenate([a, time.times[:, None]], axis=1)
-        late = jnp.where(time.near, time.error, time.error ** (_TIME_POWER / _POWER)) * time.times[-1]
-        error = jnp.append(jnp.asarray(h * jnp.asarray(radau.top) @ stages.F), late)
+        error = jnp.append(jnp.asarray(h * jnp.asarray(radau.top) @ stages.F), time.error * time.times[-1])
         error = jnp.where(solved.converged & (time.times[-1] > 0), error, jnp.inf)
         kink = jnp.append(h * self._kinks(flow, radau, a[-1], unit, stages, solver_state.stages.dual[-1]), 0.0)
         nodes = jnp.asarray(np.append(0.0, radau.c))
         dense = {"nodes": nodes, "values": jnp.concatenate([y0[None], values])}
         none = jnp.zeros_like(h), jnp.zeros((), int)
         field = jnp.append(stages.F[-1], time.rate)
-        state = _State(stages, unit, h, stages, *none, kink, field, slopes[-1], time.excess)
+        state = _State(stages, unit, h, stages, *none, kink, field, slopes[-1], time.log_rate, time.excess)
         return values[-1], error, dense, state, diffrax.RESULTS.successful
 
     def _solve(self, flow: Flow, a0: Array, hA: Array, unit: Array, start: Stages, last: _State) -> Solved:
@@ -288,10 +286,10 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         a, F = chart.tidied(a, state.stages.F)
         return a, state._replace(stages=state.stages._replace(F=F))
 
-    def end_rates(self, state: _State) -> tuple[Array, Array]:
-        """Derivatives of the state and of gamma at the end of the step. From the outputs they could not be had: beyond
-        gamma = 1e13 the weights of the samples are rounding there."""
-        return state.field, state.slope
+    def end_rates(self, state: _State) -> tuple[Array, Array, Array]:
+        """Derivatives of the state, of gamma and of log t at the end of the step. From the outputs they could not be
+        had: beyond gamma = 1e13 the weights of the samples are rounding there."""
+        return state.field, state.slope, state.log_rate
 
     def _kinks(self, flow: Flow, radau: Tableau, a: Array, unit: Array, stages: Stages, before: Array) -> Array:
         """The part of F that is in doubt because a weight turns: where polynomials do not follow a log-weight, its

@@ -105,7 +105,8 @@ def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
 
 @functools.cache
 def _program() -> Any:
-    return eqx.filter_jit(compute, compiler_options=one_kernel.options())
+    compiled: Any = eqx.filter_jit
+    return compiled(compute, compiler_options=one_kernel.options())
 
 
 def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
