@@ -3,12 +3,14 @@
 On CPUs XLA runs a loop as a list of small operations, each of which costs some 50 ns to hand out: with systems of tens
 of unknowns half of the time goes there. A call that bears the attribute `xla_cpu_small_call` becomes one function of
 machine code instead. The compiler of such functions knows no LAPACK, sorting or scattering, and no products by XLA's
-library YNNPACK, which an option of the whole program switches off. So it is for programs of gflow's own, and in them
-for functions whose operations are all known to be possible; any other is left as it is.
+library YNNPACK, which an option of the whole program switches off; and it aborts where an argument is never used. So it
+is for programs of gflow's own, and in them for functions whose operations are all known to be possible; any other is
+left as it is.
 """
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -16,21 +18,22 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 _allowed: ContextVar[bool] = ContextVar("allowed", default=False)
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 _POSSIBLE = {
     "abs", "acos", "acosh", "add", "add_any", "and", "argmax", "argmin", "asin", "asinh", "atan", "atan2", "atanh",
-    "broadcast_in_dim", "cbrt", "ceil", "clamp", "concatenate", "cond", "convert_element_type", "copy", "copy_p",
-    "cos", "cosh", "custom_jvp_call", "custom_linear_solve", "custom_vjp_call", "div", "dot_general",
-    "dynamic_slice", "dynamic_update_slice", "eq", "erf", "erfc", "exp", "exp2", "expand_dims", "expm1", "floor",
-    "ge", "gather", "gt", "imag", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p", "logistic", "lt",
-    "max", "maybe_set", "min", "mul", "ne", "neg", "nextafter", "nonbatchable", "not", "or", "pad", "pjit",
-    "platform_index", "pow", "real", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod",
-    "reduce_sum", "rem", "reshape", "rev", "round", "rsqrt", "scan", "select_if_vmap", "select_n", "sign", "sin",
-    "sinh", "slice", "split", "sqrt", "square", "squeeze", "stack", "stop_gradient", "sub", "tan", "tanh",
-    "transpose", "unvmap_all", "unvmap_any", "unvmap_max", "while", "xor",
+    "bitcast_convert_type", "broadcast_in_dim", "cbrt", "ceil", "clamp", "concatenate", "cond",
+    "convert_element_type", "copy", "copy_p", "cos", "cosh", "custom_jvp_call", "custom_linear_solve",
+    "custom_vjp_call", "div", "dot_general", "dynamic_slice", "dynamic_update_slice", "eq", "erf", "erfc", "exp",
+    "exp2", "expand_dims", "expm1", "floor", "ge", "gather", "gt", "imag", "integer_pow", "iota", "is_finite",
+    "jit", "le", "log", "log1p", "logistic", "lt", "max", "maybe_set", "min", "mul", "ne", "neg", "nextafter",
+    "nonbatchable", "not", "or", "pad", "pjit", "platform_index", "pow", "real", "reduce_and", "reduce_max",
+    "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "reshape", "rev", "round", "rsqrt", "scan",
+    "select_if_vmap", "select_n", "sign", "sin", "sinh", "slice", "split", "sqrt", "square", "squeeze", "stack",
+    "stop_gradient", "sub", "tan", "tanh", "transpose", "unvmap_all", "unvmap_any", "unvmap_max", "while", "xor",
 }  # fmt: skip
 _OPTIONS = ({"xla_cpu_experimental_ynn_fusion_type": ""}, {})
 
@@ -84,26 +87,48 @@ def one_kernel(function: Callable) -> Callable:
         leaves, structure = jax.tree.flatten(arrays)
         kept: Any = None
 
-        def flat(*leaves: Any) -> list[Any]:
+        def packed(vector: jax.Array) -> list[Any]:
             nonlocal kept
-            out = function(*eqx.combine(jax.tree.unflatten(structure, leaves), rest))
+            given = jax.tree.unflatten(structure, _unpacked(vector, leaves))
+            out = function(*eqx.combine(given, rest))
             out, others = eqx.partition(out, eqx.is_array)
             leaves_out, shape = jax.tree.flatten(out)
             kept = shape, others
             return leaves_out
 
+        if not all(v.dtype in _WIDTHS for v in leaves):
+            return function(*arguments)
+        vector = _packed(leaves)
         token = _inside.set(True)
         try:
-            program = jax.make_jaxpr(flat)(*leaves)
+            program = jax.make_jaxpr(packed)(vector)
         finally:
             _inside.reset(token)
         if not _possible(program.jaxpr):
             return function(*arguments)
-        out = [_tagged(v) for v in jax.jit(jaxpr_as_fun(program))(*leaves)]
+        out = [_tagged(v) for v in jax.jit(jaxpr_as_fun(program))(vector)]
         shape, others = kept
         return eqx.combine(jax.tree.unflatten(shape, out), others)
 
     return run
+
+
+_WIDTHS = (jnp.dtype("float64"), jnp.dtype("int64"), jnp.dtype("int32"), jnp.dtype("uint32"), jnp.dtype("bool"))
+
+
+def _packed(leaves: list[jax.Array]) -> jax.Array:
+    """All arrays as one of numbers of 64 bits: a kernel must make use of each of its arguments, or XLA aborts."""
+    whole = lambda v: jax.lax.bitcast_convert_type(v, float) if v.dtype == jnp.dtype("int64") else v.astype(float)
+    return jnp.concatenate([jnp.zeros(1), *[jnp.ravel(whole(v)) for v in leaves]])
+
+
+def _unpacked(vector: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
+    ends = np.cumsum([1, *[v.size for v in leaves]])
+    parts = [vector[start:end] for start, end in itertools.pairwise(ends)]
+    whole = lambda p, dtype: (
+        jax.lax.bitcast_convert_type(p, dtype) if dtype == jnp.dtype("int64") else p.astype(dtype)
+    )
+    return [whole(p, v.dtype).reshape(v.shape) for p, v in zip(parts, leaves, strict=True)]
 
 
 def _possible(jaxpr: Any) -> bool:

@@ -232,15 +232,15 @@ class _Engine(NamedTuple):
     refuse_points: Callable
 
     @classmethod
-    def of(cls, module: Any) -> "_Engine":
+    def of(cls, module: Any, advance_whole: Callable) -> "_Engine":
         compiled = (module.start, module.change_solver, module.advance, module.conclude, module.rests_on)
         start, change_solver, advance, conclude, rests_on = map(eqx.filter_jit, compiled)
-        whole = one_kernel(module.advance)
-        return cls(start, change_solver, advance, whole, conclude, rests_on, module.refuse_points)
+        return cls(start, change_solver, advance, advance_whole, conclude, rests_on, module.refuse_points)
 
 
-_SMOOTH = _Engine.of(driver)
-_PIECEWISE = _Engine.of(kinks_loop)
+_SMOOTH = _Engine.of(driver, one_kernel(driver.advance))
+# Nothing for a kernel: it sorts and scatters.
+_PIECEWISE = _Engine.of(kinks_loop, kinks_loop.advance)
 
 
 def _phases(flow: Flow, clock: AbstractClock, end: Any, resume: Any) -> tuple[Phase, ...]:

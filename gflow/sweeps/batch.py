@@ -6,6 +6,7 @@ at once (`vmap`), which is why those that cost about the same share one. Either 
 over the devices that JAX sees.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -81,7 +82,7 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
         "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),
         "meant": jnp.arange(problem.batch) < len(points),
     }
-    return _program()(models, each, program, fixed)
+    return _run(models, each, program, fixed)
 
 
 def flow_of(model: Any, X: Any, y: Any, loss: Any) -> Flow:
@@ -103,14 +104,23 @@ def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
     return None
 
 
+def _run(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
+    if fixed[-1] == "map":
+        # What XLA cannot compile as kernels, or what fails either way, goes on below.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            return _program(True)(models, each, program, fixed, True)
+    return _program(False)(models, each, program, fixed, False)
+
+
 @functools.cache
-def _program() -> Any:
+def _program(kernels: bool) -> Any:
     compiled: Any = eqx.filter_jit
-    return compiled(compute, compiler_options=one_kernel.options())
+    return compiled(compute, compiler_options=one_kernel.options() if kernels else None)
 
 
-def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
-    """Flows of `models`, which have a leading axis as `each` has. Compiled once for all of one structure and shape."""
+def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool = False) -> dict[str, Any]:
+    """Flows of `models`, which have a leading axis as `each` has, as `kernels` of their own or not. Compiled once for
+    all of one structure and shape."""
     clock, solver, metrics, batching = fixed
     arrays, rest = eqx.partition(models, eqx.is_array)
 
@@ -146,7 +156,7 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, A
             values["beta"] = eqx.filter_vmap(beta_of)(traj.model)
         return values
 
-    @one_kernel.allowed()
+    @(one_kernel.allowed() if kernels else contextlib.nullcontext())
     def in_turn(points: Any) -> dict[str, Any]:
         shapes = jax.eval_shape(one, jax.tree.map(lambda v: v[0], points))
         nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
