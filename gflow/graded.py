@@ -24,14 +24,14 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from .aligned import AlignedChart
+from .aligned import AlignedChart, runs_of_multiples
 from .charts import AbstractChart, Velocity
 from .flow import Flow
 from .lapack import orthogonal
 from .losses import AbstractLoss, Square
 from .mixed_units import mixed
 from .models import MatrixFactorization
-from .symmetric import transposed
+from .symmetric import mirrored
 from .turned import error_of_units
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
@@ -204,11 +204,12 @@ def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: 
     if not near(X.T @ X, gain**2 * np.eye(X.shape[1])) or not near(X @ T.T, y):
         return None
     size = jnp.asarray(gain * np.linalg.norm(T))
-    if _all_equal(model.factors) and near(T, T.T):
+    counts = runs_of_multiples(model.factors)
+    if counts is not None and near(T, T.T):
         values, vectors = np.linalg.eigh((T + T.T) / 2)
-        chart = AlignedChart(model, *map(jnp.asarray, (vectors, values, gain)))
+        chart = AlignedChart(model, *map(jnp.asarray, (vectors, values, gain)), counts)
         return GradedFlow(chart, X, jnp.zeros(values.size), loss, size)
-    if transposed(model) and near(T, T.T) and np.linalg.eigvalsh(T)[0] < -8 * len(T) * _EPS * np.linalg.norm(T):
+    if mirrored(model) and near(T, T.T) and np.linalg.eigvalsh(T)[0] < -8 * len(T) * _EPS * np.linalg.norm(T):
         return None
     U, s, Vt = np.linalg.svd(T)
     s[s <= max(T.shape) * _EPS * s[0]] = 0.0
@@ -217,8 +218,3 @@ def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: 
     chart = GradedChart(model, *map(jnp.asarray, (U, Vt.T, S, gain)))
     return GradedFlow(chart, X, jnp.zeros(T.size), loss, size)
 
-
-def _all_equal(factors: Any) -> bool:
-    """Whether all factors are the same multiple of the identity."""
-    first = np.asarray(factors[0])
-    return first[0, 0] != 0 and all(np.array_equal(np.asarray(W), first[0, 0] * np.eye(len(first))) for W in factors)

@@ -5,14 +5,17 @@ Descent with step eta follows the flow of L up to O(eta), and the flow of L + (e
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .flow import Flow, Rate, Sight
+from .validate import real, traced
 
 
 class ModifiedFlow(Flow):
@@ -38,6 +41,11 @@ class ModifiedFlow(Flow):
     def error(self, e, before, seen, after):
         size, sight = super().error(e, before, seen, after)
         return size, sight._replace(gamma=self.gamma(after[:-1]))
+
+
+def check_eta(eta: Any) -> None:
+    if not real(eta) or np.ndim(eta) or (not traced(eta) and not 0 <= eta < math.inf):
+        raise ValueError(f"eta must be a step size of at least 0, not {eta!r}.")
 
 
 def modified(flow: Callable[..., Any], eta: float | Float[Array, ""]) -> Callable[..., Any]:
@@ -74,6 +82,5 @@ def modified(flow: Callable[..., Any], eta: float | Float[Array, ""]) -> Callabl
     """
     if not callable(flow) or getattr(flow, "__name__", "") == "gradient_descent":
         raise ValueError(f"flow must be gflow.gradient_flow, or a function with its arguments, not {flow!r}.")
-    if eta is None:
-        raise ValueError("eta must be a step size of at least 0, not None.")
+    check_eta(eta)
     return functools.partial(flow, eta=eta)

@@ -130,7 +130,7 @@ def entries(
         ```
     """
     T = _matrix(target)
-    if not isinstance(fraction, int | float | np.number) or not 0 < fraction <= 1:
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float | np.number) or not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], not {fraction!r}.")
     check_key(key)
     draw, error = jax.random.split(key)
@@ -142,6 +142,8 @@ def entries(
 
 
 def _matrix(target: Any) -> Array:
+    if np.ma.is_masked(target):
+        raise ValueError("target must not be masked; mask y instead: numpy.ma.masked_array(y, mask=~observed.T).")
     T = real_array("target", target)
     if T.ndim != 2 or T.size == 0:
         raise ValueError(f"target must be a matrix, not an array of shape {T.shape}.")

@@ -1,7 +1,6 @@
 """The front door: `gradient_flow`."""
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,12 +16,13 @@ from .charts import AbstractChart, chart_of, descent_chart_of, EuclideanChart
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .graded import graded_flow
+from .invariance import check_kept, checked
 from .kinks import loop as kinks_loop
 from .kinks.chart import piecewise_chart, PiecewiseChart
 from .kinks.events import EventLog, join_logs
 from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
-from .modified import ModifiedFlow
+from .modified import check_eta, ModifiedFlow
 from .one_kernel import one_kernel
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
@@ -190,6 +190,7 @@ def gradient_flow(
         position = driver.with_status(position, Status.loss_jumps)
     measured = lambda models: measure(metrics, models, X, y)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured, logs)
+    traj = checked(traj, X, targets, observed, rtol)
     if earlier is not None:
         traj = concatenate(earlier, traj)
     return judge(traj, throw, concrete)
@@ -209,8 +210,7 @@ def _linearizes(chart: AbstractChart) -> bool:
 def _modified(
     model: Any, X: Array, targets: Array, loss: AbstractLoss, observed: Array | None, solver: Any, eta: Any
 ) -> ModifiedFlow:
-    if not validate.real(eta) or np.ndim(eta) or (not validate.traced(eta) and not (0 <= eta < math.inf)):
-        raise ValueError(f"eta must be a step size of at least 0, not {eta!r}.")
+    check_eta(eta)
     if isinstance(solver, LogRadau):
         raise ValueError("solver must be an explicit Diffrax solver or None for a modified flow, not LogRadau.")
     chart = descent_chart_of(model, observed)
@@ -293,6 +293,7 @@ def _continue(resume: Trajectory, flow: Flow, clock: AbstractClock, stop: Any, s
         raise ValueError(
             "resume must be a trajectory of the same model, data, loss and clock; leave it out to start anew."
         )
+    check_kept(resume)
     # The last row of a run that failed is where it failed, not a save.
     earlier = resume if int(resume.status_code) == Status.success else without_last_row(resume)
     stored = earlier.neg_log_loss if clock.counts_loss else earlier.log_time

@@ -39,6 +39,7 @@ class Status(enum.IntEnum):
     loss_jumps = 15
     slow = 16
     parallel_samples = 17
+    symmetry_broken = 18
     steps_used = 20
     diverged = 21
     left_chart = 22
@@ -107,6 +108,11 @@ _SENTENCES = {
         "Samples that are zero or multiples of one another share their kinks, which is not known of data that are "
         "traced (by jax.jit, jax.vmap or a sweep): let the function hold X as a constant, or call gradient_flow "
         "outside."
+    ),
+    Status.symmetry_broken: (
+        "The start has a symmetry that the exact flow keeps (factors that are each other's transposes, or multiples of "
+        "the identity), and rounding has broken it: what was learned since is not right. Outside of jax.jit, jax.vmap "
+        "and sweeps gflow can keep it; or start from a larger scale."
     ),
     Status.no_model: (
         "make_model raised an error or gave no model of the data at this point of the sweep: there was nothing to run."

@@ -1,10 +1,12 @@
-"""The flow of two factors that are each other's transposes, W = F^T F, where what is observed is symmetric.
+"""The flow of factors that are each other's transposes in reverse order, W_j = W_(N+1-j)^T, where pulls are symmetric.
 
-They stay each other's transposes, and W positive semidefinite: negative eigenvalues are never learned (Gunasekar et
-al. 2017, arXiv 1705.09280, have W = U U^T so). In coordinates of both, rounding would tell one from the other; where a
-pull is negative that grows exponentially, and they would be learned. Here F alone is a coordinate.
+They stay so, and W keeps the signs of its eigenvalues: from a positive one negative eigenvalues are never learned
+(Gunasekar et al. 2017, arXiv 1705.09280, have W = U U^T so). In coordinates of all factors, rounding would tell one
+from its transpose; where a pull is negative that grows exponentially, and they would be learned. Here the first half of
+the factors are the coordinates, and the symmetric part of the one in the middle.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,66 +19,106 @@ from .charts import AbstractChart, EuclideanChart
 from .losses import AbstractLoss, Square
 from .mixed_units import apart, mixed
 from .models import MatrixFactorization
-from .turned import TurnedChart
+from .turned import sweep, TurnedChart
 
 _ROOT = 2**0.5
 _PROBES = 3
 
 
 class SymmetricChart(TurnedChart):
-    """Coordinates (sqrt(2) G, Q) with W_1 = Q G, W_2 = G^T Q^T. With the root the flow of both factors is that of the
-    coordinates."""
+    """Coordinates (sqrt(2) G_1, ..., sqrt(2) G_h, M, Q_1, ..., Q_h) with h = N // 2, and M where N is odd; W_j and Q_j
+    as in `TurnedChart`, and Q_(N-j) = Q_j. With the root the flow of all factors is that of the coordinates."""
+
+    @property
+    def _own(self) -> Any:
+        """The factors that have coordinates."""
+        return self.template.factors[: (len(self.template.factors) + 1) // 2]
+
+    @property
+    def _hidden(self) -> int:
+        return len(self.template.factors) // 2
 
     @property
     def _moving_size(self) -> int:
-        return self.template.factors[0].size
+        return sum(W.size for W in self._own)
 
     def _parts(self, a):
-        first = self.template.factors[0]
-        G = a[: first.size].reshape(first.shape) / _ROOT
-        return [G, G.T], [a[first.size :].reshape(first.shape[0], first.shape[0])]
+        shapes: list[Any] = [W.shape for W in self._own]
+        shapes += [(m, m) for m, _ in shapes[: self._hidden]]
+        ends = np.cumsum([m * n for m, n in shapes])[:-1]
+        parts = [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
+        G, Q = [v / _ROOT for v in parts[: self._hidden]], parts[len(self._own) :]
+        middle = [(M + M.T) / 2 for M in parts[self._hidden : len(self._own)]]
+        # With an even number of factors one hidden space is its own mirror.
+        return [*G, *middle, *[v.T for v in reversed(G)]], [*Q, *reversed(Q if middle else Q[:-1])]
 
     def _joined(self, G, Q):
-        return jnp.concatenate([_ROOT * jnp.ravel(G[0]), jnp.ravel(Q[0])])
+        h = self._hidden
+        moving = [*[_ROOT * v for v in G[:h]], *G[h : len(self._own)]]
+        return jnp.concatenate([jnp.ravel(v) for v in (*moving, *Q[:h])])
 
-    def at(self, a):
-        (G, _), (Q,) = self._parts(a)
-        F = Q @ G
-        return self._with((F, F.T))
+    def tidied(self, a, rates):
+        G, Q = self._parts(a)
+        F, _ = jax.vmap(self._parts)(rates)
+        for j in range(self._hidden):
+            units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
+            turned, turn = sweep(units, jnp.eye(units.shape[0]))
+            n = G[j].shape[1]
+            G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
+            Q[j] = Q[j] @ turn.T
+            F[j], F[j + 1] = turn @ F[j], F[j + 1] @ turn.T
+            if j + 1 < len(self._own) and j + 1 == self._hidden:
+                # The factor in the middle has the same hidden space on both sides.
+                G[j + 1], F[j + 1] = turn @ G[j + 1], turn @ F[j + 1]
+        still = [jnp.zeros((len(rates), *q.shape)) for q in Q]
+        return self._joined(G, Q), jax.vmap(self._joined)(F, still)
 
 
 def symmetric(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss) -> AbstractChart:
-    """The chart of W = F^T F where the flow keeps it so; any other chart as it is."""
-    if type(chart) is not EuclideanChart or not isinstance(loss, Square) or not transposed(chart.template):
+    """The chart of mirrored factors where the flow keeps them so; any other chart as it is."""
+    if type(chart) is not EuclideanChart or not isinstance(loss, Square) or not mirrored(chart.template):
         return chart
     if any(isinstance(v, Tracer) for v in (X, targets)) or not _pulls_are_symmetric(chart, X, targets):
         return chart
     factors = chart.template.factors
-    return SymmetricChart(chart.template, chart.floor, chart.observed, apart(factors) if mixed(factors) else None)
+    begin = apart(factors) if mixed(factors) else None
+    if begin is not None and len(factors) > 2:
+        return chart
+    return SymmetricChart(chart.template, chart.floor, chart.observed, begin)
 
 
-def transposed(model: Any) -> bool:
-    """Whether a model is two factors that are each other's transposes, to the last bit."""
-    if not isinstance(model, MatrixFactorization) or len(model.factors) != 2:
+def mirrored(model: Any) -> bool:
+    """Whether the factors of a model are each other's transposes in reverse order, to the last bit."""
+    if not isinstance(model, MatrixFactorization) or len(model.factors) < 2:
         return False
     if any(isinstance(W, Tracer) for W in model.factors):
         return False
-    first, second = map(np.asarray, model.factors)
-    return np.array_equal(first.T, second)
+    arrays = [np.asarray(W) for W in model.factors]
+    return all(np.array_equal(W.T, V) for W, V in zip(arrays, reversed(arrays), strict=True))
 
 
-def _pulls_are_symmetric(chart: EuclideanChart, X: Array, targets: Array) -> bool:
-    """Whether the gradient of the loss at a symmetric W is symmetric: at some random ones, which decides it, since it
-    is affine in W."""
-    size = chart.template.factors[0].shape[1]
+def pull_of(chart: EuclideanChart, X: Array, targets: Array) -> Callable[[Array], Array]:
+    """The gradient of half the squared residuals with respect to W."""
 
     def pull(W):
         outputs = lambda W: chart._observed(jnp.ravel(jax.vmap(MatrixFactorization([W]))(X)))
         residual, back = jax.vjp(lambda W: outputs(W) - jnp.ravel(targets), W)
         return back(residual)[0]
 
-    for probe in np.random.default_rng(0).normal(size=(_PROBES, size, size)):
-        E = np.asarray(pull(jnp.asarray(probe + probe.T)))
+    return pull
+
+
+def probes(size: int) -> np.ndarray:
+    """Symmetric matrices at which a gradient that is affine in W is looked at: random ones decide it."""
+    draws = np.random.default_rng(0).normal(size=(_PROBES, size, size))
+    return draws + np.swapaxes(draws, 1, 2)
+
+
+def _pulls_are_symmetric(chart: EuclideanChart, X: Array, targets: Array) -> bool:
+    """Whether the gradient of the loss at a symmetric W is symmetric."""
+    pull, size = pull_of(chart, X, targets), chart.template.factors[0].shape[1]
+    for probe in probes(size):
+        E = np.asarray(pull(jnp.asarray(probe)))
         if np.max(np.abs(E - E.T)) > 1e-13 * size * np.max(np.abs(E)):
             return False
     return True

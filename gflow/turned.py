@@ -98,7 +98,7 @@ class TurnedChart(EuclideanChart):
         F, still = jax.vmap(self._parts)(rates)
         for j in range(len(Q)):
             units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
-            turned, turn = _sweep(units, jnp.eye(units.shape[0]))
+            turned, turn = sweep(units, jnp.eye(units.shape[0]))
             n = G[j].shape[1]
             G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
             Q[j] = Q[j] @ turn.T
@@ -145,7 +145,7 @@ def _rounds(count: int) -> np.ndarray:
     return np.array(rounds)
 
 
-def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Array, Array]:
+def sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Array, Array]:
     """Rotations of every pair of rows that make the two orthogonal, of the rows of `frame` with them."""
     h = units.shape[0]
     if h == 1:

@@ -167,6 +167,15 @@ def test_bad_input(name):
         (lambda: MF(None), "factors must be a list of matrices, not None."),
         (lambda: MF([np.eye(2) * 1j]), "factors must hold real numbers"),
         (lambda: MF.identical(2, 2, "a"), "scale must be a positive number, not 'a'."),
+        (lambda: MF.gaussian(3, 0.1, jax.random.key(0)), "sizes must be a list of positive integers, not 3."),
+        (lambda: MF.balanced(np.eye(2), 2, widths=3), "widths must be a list of positive integers, not 3."),
+        (lambda: gflow.observe.everything(np.ma.masked_array(np.eye(2), mask=np.eye(2))), "target must not be masked"),
+        (lambda: gflow.observe.entries(np.eye(2), True, jax.random.key(0)), "fraction must be in (0, 1], not True."),
+        (lambda: gflow.modified(gflow.gradient_flow, "a"), "eta must be a step size of at least 0, not 'a'."),
+        (lambda: closed.step_bound(1.0, 3, 0.1, "a"), "gap must be between 0 and scale, 0.1, not 'a'."),
+        (lambda: closed.rank_interval(["a"], 1, 3, 0.1), "eigenvalues must"),
+        (lambda: closed.rank_interval([2.0, 1.0], 1, 3, 0.1, leak="a"), "leak must be a positive number, not 'a'."),
+        (lambda: closed.rank_interval([2.0, 1.0], 1, 3, 0.1, leak=3.0), "leak must be below the largest eigenvalue"),
         (lambda: MF.gaussian([3, 3], 0.1, 0), "key must be a key such as jax.random.key(0), not 0."),
         (lambda: gflow.modified(gflow.gradient_descent, 0.1), "flow must be gflow.gradient_flow"),
         (lambda: gflow.modified(gflow.gradient_flow, None), "eta must be a step size of at least 0, not None."),
@@ -550,6 +559,19 @@ def test_negative_eigenvalues_are_never_learned_from_equal_factors(depth, loss):
     # The loss of what is lost is that of the closed form.
     left = np.sum((exact - values) ** 2, axis=1) / 2 / pace
     np.testing.assert_allclose(traj.neg_log_loss, -np.log(left), rtol=1e-9)
+
+
+def test_perturbed_factors_are_their_closed_forms():
+    """In coordinates of all entries rounding turned the eigenvectors: wrong by O(1), with success."""
+    rng, values = np.random.default_rng(0), np.linspace(2.0, -1.5, 5)
+    basis, times = np.linalg.qr(rng.normal(size=(5, 5)))[0], np.array([1.0, 5.0, 20.0, 100.0, 1000.0])
+    X, y = gflow.observe.everything((basis * values) @ basis.T)
+    for depth, scale, gap in ((2, 0.3, 0.29), (3, 0.3, 0.29), (4, 0.1, 0.05)):
+        model = MF.perturbed(5, depth, scale, gap)
+        traj = gflow.gradient_flow(model, X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9)
+        found = np.einsum("in,sij,jn->sn", basis, traj.model.product, basis)
+        exact = closed.perturbed_flow(times[:, None], values[None], depth, scale - gap, scale)
+        np.testing.assert_allclose(found, exact, atol=1e-9)
 
 
 @pytest.mark.parametrize("start", [0.1, 1e-23])

@@ -13,8 +13,8 @@ ROOT = Path(gflow.__file__).parent
 ROOMS = [
     "status", "one_kernel", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
     "plateaus", "modified", "solvers", "driver", "kinks", "models", "limits", "mixed_units", "turned", "symmetric",
-    "aligned", "graded", "memory_maps", "trajectory", "run", "solve", "descent", "metrics", "precise", "sweeps",
-    "plots", "explorer", "studies", "cli",
+    "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent", "metrics", "precise",
+    "sweeps", "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.
 LATER = {("validate", "limits")}

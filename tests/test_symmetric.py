@@ -1,16 +1,22 @@
 """W = F^T F: positive semidefinite for ever, whatever rounding does."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from mpmath import mp
+from scipy.integrate import solve_ivp
 
 import gflow
 from gflow.graded import GradedFlow
 from gflow.models import MatrixFactorization
+from gflow.status import Status
 from gflow.symmetric import SymmetricChart
 
+SLOW = pytest.mark.slow
 SUM = gflow.losses.Square(reduction="sum")
 TARGET = np.array([[1.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, -1.0]])
 
@@ -143,3 +149,99 @@ def test_resumed_and_under_jit():
         model_of(F), A, y, loss=SUM, clock=gflow.TimeClock(), stop=s, rtol=1e-9, throw=False
     ).final.product)(2.0)  # fmt: skip
     np.testing.assert_allclose(product, whole.model.product[-1], rtol=1e-7)
+
+
+def mirrored_flow(A, b, size, depth, scale, times):
+    """The flow of scale * I on the factors of which there is one of each pair, by SciPy."""
+    half, own = depth // 2, (depth + 1) // 2
+
+    def field(_, v):
+        W = list(v.reshape(own, size, size))
+        W += [w.T for w in reversed(W[:half])]
+        below = [np.eye(size)]
+        for w in W:
+            below.append(w @ below[-1])
+        E = np.einsum("k,kij->ij", np.einsum("kij,ij->k", A, below[-1]) - b, A)
+        out, above = [], np.eye(size)
+        for j in reversed(range(depth)):
+            out.append(-(above.T @ E @ below[j].T))
+            above = above @ W[j]
+        return np.ravel(out[::-1][:own])
+
+    start = np.ravel([scale * np.eye(size)] * own)
+    path = solve_ivp(field, (0, times[-1]), start, t_eval=times, method="DOP853", rtol=1e-12, atol=1e-14).y.T
+    for row in path:
+        W = list(row.reshape(own, size, size))
+        yield functools.reduce(lambda below, above: above @ below, [*W, *[w.T for w in reversed(W[:half])]])
+
+
+@pytest.mark.parametrize(
+    ("depth", "scale"), [(3, 0.3), pytest.param(4, 0.6, marks=SLOW), pytest.param(5, 0.8, marks=SLOW)]
+)
+def test_more_factors_stay_mirrored(depth, scale):
+    """Symmetric measurements of an indefinite target from alpha I: in coordinates of all factors it was wrong."""
+    (A, b), times = measured(5, 3, 4), np.array([1.0, 5.0, 20.0, 60.0])
+    traj = gflow.gradient_flow(
+        MatrixFactorization.identical(3, depth, scale), A, b, loss=SUM, clock=gflow.TimeClock(), save=times, rtol=1e-9
+    )
+    assert isinstance(traj.flow.chart, SymmetricChart)
+    expected = np.array(list(mirrored_flow(A, b, 3, depth, scale, times)))
+    np.testing.assert_allclose(traj.model.product, expected, atol=1e-9)
+    for W, V in zip(traj.model.factors, reversed(traj.model.factors), strict=True):
+        np.testing.assert_allclose(W, np.swapaxes(V, 1, 2), atol=1e-13)
+
+
+PERTURBED = functools.partial(MatrixFactorization.perturbed, gap=1e-3)
+
+
+@pytest.mark.parametrize("make", [MatrixFactorization.identical, pytest.param(PERTURBED, marks=SLOW)])
+def test_rounding_that_breaks_a_symmetry_is_told(make):
+    """Under jit the chart that keeps it is not known: W was wrong by 1.1, with success."""
+    A = np.random.default_rng(0).normal(size=(4, 4))
+    X, y = gflow.observe.everything((A + A.T) / 2)
+
+    def run(scale, stop, **more):
+        model, settings = make(4, depth=3, scale=scale), {"loss": SUM, "clock": gflow.TimeClock(), "throw": False}
+        return gflow.gradient_flow(model, X, y, stop=stop, solver=gflow.LogRadau(), **settings, **more)
+
+    traced = jax.jit(run)
+    whole = run(0.3, 200.0)
+    assert whole.success and int(traced(0.3, 200.0).status_code) == Status.symmetry_broken
+    early, exact = traced(0.3, 2.0), run(0.3, 2.0)
+    assert int(early.status_code) == Status.success
+    np.testing.assert_allclose(early.final.product, exact.final.product, atol=1e-6)
+    broken = eqx.tree_at(lambda t: t.status_code, exact, jnp.asarray(int(Status.symmetry_broken)))
+    with pytest.raises(ValueError, match="rounding has broken its symmetry"):
+        run(0.3, 3.0, resume=broken)
+
+
+@SLOW
+def test_without_a_symmetry_nothing_is_told():
+    """Pulls that are not symmetric: the factors of the exact flow do not stay mirrored."""
+    (A, b), _ = measured(5, 3, 4), None
+    skew = A + np.random.default_rng(1).normal(size=A.shape)
+    run = lambda scale: gflow.gradient_flow(
+        MatrixFactorization.identical(3, 3, scale), skew, b, loss=SUM, clock=gflow.TimeClock(), stop=20.0, throw=False
+    )
+    for traj in (run(0.3), jax.jit(run)(0.3)):
+        assert int(traj.status_code) == Status.success
+
+
+def test_balanced_factors_of_a_positive_product_are_transposes():
+    F = start(0.5)
+    for depth in (2, 3):
+        W = MatrixFactorization.balanced(F.T @ F, depth).factors
+        assert all(np.array_equal(v, w.T) for v, w in zip(W, reversed(W), strict=True))
+        np.testing.assert_allclose(MatrixFactorization(W).product, F.T @ F, atol=1e-14)
+
+
+def test_descent_of_mirrored_factors():
+    """Iterates of three equal factors, towards a negative eigenvalue too, against those of the eigenvalues."""
+    X, y = gflow.observe.everything(TARGET)
+    values, vectors = np.linalg.eigh(TARGET)
+    s = np.full(3, 0.3)
+    for _ in range(20_000):
+        s = s + 0.01 * s**2 * (values - s**3)
+    model = MatrixFactorization.identical(3, 3, 0.3)
+    traj = gflow.gradient_descent(model, X, y, loss=SUM, step=0.01, steps=20_000)
+    np.testing.assert_allclose(traj.final.product, (vectors * s**3) @ vectors.T, atol=1e-9)

@@ -20,6 +20,7 @@ from .. import validate
 from ..charts import descent_chart_of
 from ..clocks import AbstractClock
 from ..flow import Flow
+from ..invariance import checked
 from ..losses import AbstractLoss, Exponential
 from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from ..status import Status
@@ -136,6 +137,8 @@ def gradient_descent(
     if batch_size is not None:
         # Told is the loss of all samples, not of the last batch.
         traj = eqx.tree_at(lambda t: t.position.gamma, traj, _gammas(flow, traj.position.coordinates[None])[0])
+    if batch_size is None:
+        traj = checked(traj, X, targets, observed, 0.0)
     if earlier is not None:
         traj = concatenate(earlier, traj)
     return judge(traj, throw, concrete)

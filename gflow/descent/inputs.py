@@ -3,12 +3,14 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .. import validate
 from ..clocks import AbstractClock
+from ..invariance import check_kept
 from ..status import Status
 from ..trajectory import same_tree, Trajectory
 from .rule import batches, Place, Rule
@@ -30,7 +32,12 @@ def check_rule(step: Any, steps: Any, momentum: Any, normalize: Any) -> tuple[An
             raise ValueError(f"step must be positive and finite, not {step}.")
         step = jnp.asarray(step, float)
     else:
-        size = eqx.filter_eval_shape(step, jnp.zeros((), int))
+        try:
+            size = eqx.filter_eval_shape(step, jnp.zeros((), int))
+        except jax.errors.ConcretizationTypeError as error:
+            raise ValueError(
+                "step must be a function that JAX can trace: of the step k, an array, with jnp.where in place of if."
+            ) from error
         if np.ndim(size) != 0 or not validate.real(np.zeros((), getattr(size, "dtype", float))):
             raise ValueError(f"step must return one step size, a number, for a step k, but it returns {size!r}.")
     if validate.traced(momentum):
@@ -121,6 +128,7 @@ def place_of(resume: Trajectory, rule: Rule, clock: Any, steps: int) -> Place:
             "resume must be a gradient descent on the same model, data, loss and clock; leave it out to start anew."
         )
     _same_rule(place, rule)
+    check_kept(resume)
     if int(resume.status_code) in (Status.diverged, Status.left_chart, Status.loss_underflow, Status.bad_step):
         raise ValueError("resume must be a run that can go on, but it diverged; start anew with a lower step size.")
     if int(place.steps) >= steps:

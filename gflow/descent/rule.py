@@ -130,10 +130,10 @@ def take(rule: Rule, here: Place) -> Place:
         n = batches(rule)
         order = jax.lax.cond(k % n == 0, lambda: rule.shuffled(k // n), lambda: order)
     move, log_duration, gamma = _look(rule, a, k, order)
-    judged = gamma
+    judged, fresh = gamma, True
     if rule.batch_size is not None:
         # Losses of different batches say nothing about each other.
-        epoch = k % batches(rule) == 0
+        epoch = fresh = k % batches(rule) == 0
         judged = jax.lax.cond(epoch, lambda: rule.flow.gamma(a), lambda: here.judged)
     return Place(
         coordinates=a,
@@ -147,7 +147,7 @@ def take(rule: Rule, here: Place) -> Place:
         first=here.first,
         judged=judged,
         best=jnp.where(judged > here.best, judged, here.best),
-        best_at=jnp.where(judged > here.best, k, here.best_at),
+        best_at=jnp.where(fresh & (judged >= here.best), k, here.best_at),
         status=here.status,
         size=rule.size(k),
         momentum=here.momentum,

@@ -59,7 +59,7 @@ def _root(f: Callable, slope: Callable, lo: Any, hi: Any, small: Any) -> Any:
         lo, hi = (x, hi) if value < 0 else (lo, x)
         step = value / slope(x)
         ahead = x - step
-        if abs(step) <= small:
+        if abs(step) <= small or hi - lo <= 4 * mp.eps * abs(x):
             return ahead
         x = ahead if lo < ahead < hi else (lo + hi) / 2
     raise ArithmeticError("The time could not be inverted to the digits asked for.")
@@ -151,7 +151,9 @@ def perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
         while x < most:
             ahead = passed + span(x, x + 4)
             if ahead >= t:
-                v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4, small))
+                # Near the limit x is known, and needed, to fewer digits.
+                enough = small * (1 + abs(limit / (a - limit)) * mp.exp(x))
+                v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4, enough))
                 break
             x, passed = x + 4, ahead
         return v * other(v) ** (N - 1)

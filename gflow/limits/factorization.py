@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpmath import mpf
 
-from ..validate import whole
+from ..validate import real, real_array, whole
 from . import eigenvalue
 from .eigenvalue import GUARD, mp
 
@@ -186,14 +186,19 @@ def rank_interval(
     """
     whole("depth", depth)
     _share("miss", miss)
-    values = np.asarray(eigenvalues, float)
+    values = np.asarray(real_array("eigenvalues", eigenvalues))
+    for name, value in (("leak", leak), ("scale", scale)):
+        if not real(value) or np.ndim(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number, not {value!r}.")
     n = values.size if size is None else whole("size", size)
     if values.ndim != 1 or np.any(np.diff(values) > 0) or np.any(values < 0) or n < values.size:
         raise ValueError(f"eigenvalues must decrease, not be negative and not exceed size, not {eigenvalues!r}.")
     if not whole("rank", rank) <= values.size or values[rank - 1] <= 0:
         raise ValueError(f"rank must be from 1 to the number of positive eigenvalues, not {rank!r}.")
-    if not (scale > 0 and scale**depth <= min(leak, values[rank - 1])):
-        raise ValueError(f"scale must be positive, with scale^depth below leak = {leak:g} and lambda_L, not {scale!r}.")
+    if leak >= values[0]:
+        raise ValueError(f"leak must be below the largest eigenvalue, {values[0]:g}, not {leak!r}.")
+    if not scale**depth <= min(leak, values[rank - 1]):
+        raise ValueError(f"scale must be such that scale^depth is below leak = {leak:g} and lambda_L, not {scale!r}.")
     following = values[rank] if rank < values.size else 0.0
     # An eigenvalue below leak never leaks.
     end = math.inf if following <= leak else float(scalar_time(leak ** (1 / depth), following, depth, scale))
@@ -238,7 +243,7 @@ def step_bound(target: float, depth: int, scale: float, gap: float | None = None
     size = max(scale, abs(target) ** (1 / depth))
     if gap is None:
         return 1.0 / ((3 * depth - 2) * size ** (2 * depth - 2))
-    if not 0 < gap < scale:
+    if not real(gap) or np.ndim(gap) or not 0 < gap < scale:
         raise ValueError(f"gap must be between 0 and scale, {scale:g}, not {gap!r}.")
     return 1.0 / (9 * depth * ((1 + float(gap) / scale) * size) ** (2 * depth - 2))
 

@@ -129,12 +129,12 @@ class MatrixFactorization(eqx.Module):
         if A.ndim != 2:
             raise ValueError(f"product must be a matrix, not an array of shape {A.shape}.")
         rank = min(A.shape)
-        widths = [rank] * (depth - 1) if widths is None else [whole("widths", w) for w in widths]
+        widths = [rank] * (depth - 1) if widths is None else _several("widths", widths)
         if len(widths) != depth - 1 or any(w < rank for w in widths):
             raise ValueError(f"widths must hold depth - 1 = {depth - 1} integers of at least {rank}, not {widths}.")
         if depth == 1:
             return cls([A])
-        U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
+        U, s, Vt = _singular(A)
         root = jnp.diag(s ** (1.0 / depth))
         inner = [root @ Vt, *[root] * (depth - 2), U @ root]
         sizes = [A.shape[1], *widths, A.shape[0]]
@@ -162,7 +162,7 @@ class MatrixFactorization(eqx.Module):
 
             ```
         """
-        sizes = [whole("sizes", n) for n in sizes]
+        sizes = _several("sizes", sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes must be (n_0, n_1, ..., n_N), at least two of them, not {sizes}.")
         scale = _positive("scale", scale)
@@ -182,6 +182,23 @@ class MatrixFactorization(eqx.Module):
         if x.shape not in ((columns,), (rows, columns)):
             raise ValueError(f"x must have shape ({columns},) or ({rows}, {columns}), not {x.shape}.")
         return self.product @ x if x.ndim == 1 else jnp.sum(x * self.product)
+
+
+def _singular(A: Array) -> tuple[Array, Array, Array]:
+    """U, S and V^T; U = V to the last bit where A is symmetric and positive semidefinite, so that factors are each
+    other's transposes."""
+    if not isinstance(A, Tracer) and A.shape[0] == A.shape[1] and np.array_equal(A, A.T):
+        values, V = np.linalg.eigh(A)
+        if values[0] >= -len(A) * np.finfo(float).eps * np.abs(values).max():
+            U = jnp.asarray(V[:, ::-1])
+            return U, jnp.asarray(np.maximum(values[::-1], 0.0)), U.T
+    return jnp.linalg.svd(A, full_matrices=False)
+
+
+def _several(name: str, values: Any) -> list[int]:
+    if isinstance(values, str) or np.ndim(values) != 1:
+        raise ValueError(f"{name} must be a list of positive integers, not {values!r}.")
+    return [whole(name, n) for n in values]
 
 
 def _positive(name: str, value: Any) -> Any:

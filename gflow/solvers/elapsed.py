@@ -13,6 +13,7 @@ is taken apart.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..lapack import solve
@@ -60,11 +61,12 @@ def _by_quadrature(h: Array, log_pace: Array, slopes: Array, climbs: Array, star
     ahead = h * jnp.einsum("kpq,kq->kp", jnp.asarray(fine.onward), slope)
     parts = jnp.sum(weights * jnp.exp(u - ahead), axis=1)
     # Climbs by the same polynomial throughout: with those between the stages themselves the order would be s + 1.
-    whole = jnp.cumsum(jnp.sum(weights * slope, axis=1))
-    falls = jnp.exp(jnp.minimum(whole[None] - whole[:, None], 0.0))
+    before = np.tri(log_pace.size)
+    whole = jnp.asarray(before) @ jnp.sum(weights * slope, axis=1)
+    falls = jnp.where(before, jnp.exp(jnp.minimum(whole[None] - whole[:, None], 0.0)), 0.0)
     top = jnp.asarray(tableau(log_pace.size).top)
     missed = jnp.abs(top @ log_pace) + jnp.abs(top @ log_slopes) * jnp.minimum(climbs[-1], 1.0)
-    return start * jnp.exp(-climbs) + jnp.tril(falls) @ parts, missed
+    return start * jnp.exp(-climbs) + falls @ parts, missed
 
 
 def _by_collocation(

@@ -71,6 +71,20 @@ def test_perturbed_flow_of_depth_three(target):
         assert all(abs(p / q - 1) < 1e-18 for p, q in zip(products, found, strict=True))
 
 
+@pytest.mark.parametrize(
+    "time, target, depth, first, others",
+    [
+        (137.24855346300617, 0.5, 3, 0.015, 0.03), (26.563922474157007, 1.0, 5, 0.27, 0.3),
+        (2.735352237064056, 0.04515697327975016, 4, 0.004590377221134852, 0.4590377221134852),
+        (35.41718968686117, 0.3291226566553581, 4, 0.4290045923515943, 1.4300153078386477),
+    ],
+)  # fmt: skip
+def test_perturbed_flow_near_its_limit(time, target, depth, first, others):
+    """Where the time could not be inverted: at 16 digits as at 30."""
+    more = closed.perturbed_flow(time, target, depth, first, others, digits=30)
+    assert closed.perturbed_flow(time, target, depth, first, others) == pytest.approx(float(more), rel=1e-14)
+
+
 def test_precise_flow_agrees_to_all_digits():
     run = precise.flow(lambda w: (w[0] ** 3 - 1) ** 2 / 6, ["0.1"], save=[9, 10], digits=40)
     found = closed.scalar_flow([9, 10], 1, 3, "0.1", digits=40)

@@ -1,0 +1,81 @@
+"""Symmetries of a start that the exact flow of a factorization keeps, and whether a run has kept them.
+
+Where pulls, the gradients at a symmetric W, are symmetric, factors that are each other's transposes in reverse order,
+W_j = W_(N+1-j)^T, stay so. Where all of the target is observed and symmetric, factors that are multiples of the
+identity keep its eigenvectors. Rounding breaks either, and where a pull is negative that grows exponentially, until
+negative eigenvalues are learned that the flow never learns. Some charts cannot break it (`gflow.symmetric`,
+`gflow.aligned`); of the others it is measured.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from .aligned import AlignedChart
+from .charts import EuclideanChart
+from .losses import Square
+from .models import MatrixFactorization
+from .status import as_code, Status
+from .symmetric import probes, pull_of, SymmetricChart
+from .trajectory import Trajectory
+
+_SYMMETRIC = 1e-13
+# What rounding leaves of a symmetry that is kept, beside what a run may be wrong by.
+_KEPT = 1e-9
+
+
+def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) -> Trajectory:
+    """A trajectory, failed where its saves lack, by more than ten times `rtol`, a symmetry that their start has and the
+    flow keeps."""
+    chart, loss = traj.flow.chart, traj.flow.loss
+    start = getattr(chart, "template", None)
+    safe = isinstance(chart, AlignedChart | SymmetricChart)
+    if safe or not isinstance(start, MatrixFactorization) or not isinstance(loss, Square):
+        return traj
+    shapes = [W.shape for W in start.factors]
+    if len(shapes) < 2 or any(shape != (n, m) for shape, (m, n) in zip(shapes, reversed(shapes), strict=True)):
+        return traj
+    lost = _broken(start, traj.model, EuclideanChart(start, jnp.zeros(()), observed), X, targets, jnp.asarray(rtol))
+    status = jnp.where(lost & (traj.status_code == Status.success), int(Status.symmetry_broken), traj.status_code)
+    return eqx.tree_at(lambda t: t.status_code, traj, as_code(status))
+
+
+def check_kept(resume: Trajectory) -> None:
+    if int(resume.status_code) == Status.symmetry_broken:
+        raise ValueError("resume must be a run that can go on, but rounding has broken its symmetry; start anew.")
+
+
+def _largest(v: Array) -> Array:
+    return jnp.nanmax(jnp.abs(v))
+
+
+@eqx.filter_jit
+def _broken(
+    start: MatrixFactorization, saves: Any, chart: EuclideanChart, X: Array, targets: Array, rtol: Array
+) -> Bool[Array, ""]:
+    pull, tried = pull_of(chart, X, targets), probes(start.factors[0].shape[1])
+    at_zero = pull(jnp.zeros(tried[0].shape))
+    apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
+    near = lambda miss, size: miss <= _SYMMETRIC * len(tried[0]) * size
+    symmetric = near(apart(at_zero), _largest(at_zero))
+    # Whether all is observed, to one measure.
+    whole = symmetric
+    for P in tried:
+        E = pull(jnp.asarray(P)) - at_zero
+        symmetric = symmetric & near(apart(E), _largest(E))
+        whole = whole & near(_largest(E - P * jnp.sum(E * P) / np.sum(P * P)), _largest(E))
+    size = jnp.max(jnp.stack([_largest(W) for W in saves.factors]))
+    gone = lambda misses, size: jnp.max(jnp.stack(misses)) > (10 * rtol + _KEPT) * size
+    mirror = lambda W, V: _largest(W - jnp.swapaxes(V, -1, -2))
+    mirrored = [mirror(*pair) == 0 for pair in zip(start.factors, reversed(start.factors), strict=True)]
+    off_mirror = gone([mirror(*pair) for pair in zip(saves.factors, reversed(saves.factors), strict=True)], size)
+    lost = symmetric & jnp.all(jnp.stack(mirrored)) & off_mirror
+    if any(W.shape != at_zero.shape for W in start.factors):
+        return lost
+    multiples = [_largest(W - W[0, 0] * jnp.eye(len(W))) == 0 for W in start.factors]
+    turned = [_largest(W @ at_zero - at_zero @ W) for W in saves.factors]
+    off_vectors = gone(turned, size * jnp.linalg.norm(at_zero)) | gone([apart(W) for W in saves.factors], size)
+    return lost | (whole & jnp.all(jnp.stack(multiples)) & off_vectors)
