@@ -8,8 +8,10 @@ over the devices that JAX sees.
 
 import contextlib
 import functools
+import threading
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -109,7 +111,14 @@ def _run(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]
         # What XLA cannot compile as kernels, or what fails either way, goes on below.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             return _program(True)(models, each, program, fixed, True)
-    return _program(False)(models, each, program, fixed, False)
+        return _program(False)(models, each, program, fixed, False)
+    with _ALONE:
+        return jax.block_until_ready(_program(False)(models, each, program, fixed, False))
+
+
+# Batches of LAPACK's operations, which vmap makes, may wait for ever for those of another thread (see gflow.lapack):
+# those of gflow are taken in pieces, those of a solver or a model cannot be.
+_ALONE = threading.Lock()
 
 
 @functools.cache
@@ -156,15 +165,19 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool 
             values["beta"] = eqx.filter_vmap(beta_of)(traj.model)
         return values
 
-    @(one_kernel.allowed() if kernels else contextlib.nullcontext())
     def in_turn(points: Any) -> dict[str, Any]:
         shapes = jax.eval_shape(one, jax.tree.map(lambda v: v[0], points))
         nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
         # Rows that only fill the program up cost nothing.
         return jax.lax.map(lambda p: jax.lax.cond(p[1]["meant"], one, lambda _: nothing, p), points)
 
-    run = in_turn if batching == "map" else jax.vmap(one)
-    devices = jax.local_device_count()
+    @one_kernel.allowed()
+    def as_kernels(points: Any) -> dict[str, Any]:
+        return in_turn(points)
+
+    run = jax.vmap(one) if batching == "vmap" else as_kernels if kernels else in_turn
+    # Lineax, of Diffrax's implicit solvers, takes the types of a shard for others than its own.
+    devices = 1 if isinstance(solver, diffrax.AbstractImplicitSolver) else jax.local_device_count()
     if devices > 1 and each["meant"].shape[0] % devices == 0:
         rows = PartitionSpec("points")
         mesh = Mesh(np.array(jax.local_devices()), ("points",))
