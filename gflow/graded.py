@@ -207,7 +207,7 @@ def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: 
     counts = runs_of_multiples(model.factors)
     if counts is not None and near(T, T.T):
         values, vectors = np.linalg.eigh((T + T.T) / 2)
-        chart = AlignedChart(model, *map(jnp.asarray, (vectors, values, gain)), counts)
+        chart = AlignedChart(model, jnp.asarray(vectors), jnp.asarray(values), jnp.asarray(gain), counts)
         return GradedFlow(chart, X, jnp.zeros(values.size), loss, size)
     if mirrored(model) and near(T, T.T) and np.linalg.eigvalsh(T)[0] < -8 * len(T) * _EPS * np.linalg.norm(T):
         return None

@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 import pytest
 import xarray as xr
 from small_sweep import network, planned, run, SCALES, X
@@ -228,6 +231,31 @@ def test_threads_make_stores_side_by_side(tmp_path, monkeypatch):
     assert len({frozenset(content(folder)) for folder in tmp_path.iterdir()}) == 1
 
 
+class Stretched(gflow.clocks.AbstractClock):
+    by: float
+    counts_loss: ClassVar[bool] = True
+    label: ClassVar[str] = "stretched"
+
+    def inner(self, coordinate):
+        return self.by * jnp.asarray(coordinate)
+
+
+def stretched(by):
+    class Clock(gflow.clocks.AbstractClock):
+        counts_loss: ClassVar[bool] = True
+        label: ClassVar[str] = "stretched"
+
+        def inner(self, coordinate):
+            return by * jnp.asarray(coordinate)
+
+    return Clock()
+
+
+def stiff(weight):
+    finder = diffrax.VeryChord(rtol=1e-3, atol=1e-3, norm=lambda v: weight * optimistix.rms_norm(v))
+    return diffrax.Kvaerno3(root_finder=finder)
+
+
 @pytest.mark.parametrize(
     "first, second, message",
     [
@@ -256,6 +284,9 @@ def test_threads_make_stores_side_by_side(tmp_path, monkeypatch):
         (dict(make_model=ruled(0.0)), dict(make_model=ruled(0.5)), "other models"),
         (dict(metrics=called_back(1.0)), dict(metrics=called_back(2.0)), "other metrics"),
         (dict(metrics=picked([0, 1])), dict(metrics=picked([1, 2])), "other metrics"),
+        (dict(clock=Stretched(1.0)), dict(clock=Stretched(2.0)), "other clock|was made with clock"),
+        (dict(clock=stretched(1.0)), dict(clock=stretched(2.0)), "other clock"),
+        (dict(solver=stiff(1.0)), dict(solver=stiff(2.0)), "other solver"),
     ],
 )
 def test_differences_that_no_name_tells(tmp_path, monkeypatch, first, second, message):

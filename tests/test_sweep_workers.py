@@ -1,5 +1,6 @@
 """Sweeps by other processes: those of this machine, of Dask, and over several devices."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -254,6 +256,32 @@ def test_points_are_spread_over_devices(tmp_path, batching):
         assert two.attrs["devices"] == "2 cpu"
         for name in here.data_vars:
             np.testing.assert_allclose(two[name], here[name], rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", ["map", "vmap"])
+def test_implicit_solvers_where_there_are_two_devices(tmp_path, batching):
+    code = f"""
+        import diffrax, numpy as np
+        from small_sweep import run
+        ds = run(workers=None, batching={batching!r}, solver=diffrax.Kvaerno3(), rtol=1e-4)
+        assert (ds.status == 1).all()
+    """
+    process = python(code, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert process.communicate()[1] is not None and process.returncode == 0
+
+
+@pytest.mark.slow
+def test_implicit_solvers_by_vmap_in_two_threads():
+    """They waited for each other, for ever."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(8, 60)), np.ones(8)
+    with ThreadPoolExecutor(2) as pool:
+        ds = gflow.sweep(
+            functools.partial(gflow.models.DiagonalNetwork, 60, 2), X, y, over={"scale": np.geomspace(0.1, 10.0, 256)},
+            save=[1.0, 2.0], solver=diffrax.Kvaerno3(), rtol=1e-3, executor=pool, progress=False, batching="vmap",
+        )  # fmt: skip
+    assert (ds.status == 1).all()
 
 
 def test_points_are_dealt_out_one_by_one():

@@ -192,7 +192,8 @@ def _singular(A: Array) -> tuple[Array, Array, Array]:
         if values[0] >= -len(A) * np.finfo(float).eps * np.abs(values).max():
             U = jnp.asarray(V[:, ::-1])
             return U, jnp.asarray(np.maximum(values[::-1], 0.0)), U.T
-    return jnp.linalg.svd(A, full_matrices=False)
+    U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
+    return U, s, Vt
 
 
 def _several(name: str, values: Any) -> list[int]:

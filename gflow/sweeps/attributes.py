@@ -15,7 +15,7 @@ import numpy as np
 
 from ..run import measure
 from .axes import OWN
-from .digest import computation
+from .digest import code_in, computation
 from .models import program
 from .probes import Probes
 from .problem import Problem
@@ -44,6 +44,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
         "loss": _losses(problem),
         "loss_sha256": _hash_losses(problem),
         "clock": _text(problem.clock).removesuffix("()"),
+        "clock_sha256": hashlib.sha256(computation(problem.clock.inner, np.ones(()))).hexdigest(),
         "stop": "the last save" if problem.stop is None else _plain(problem.stop),
         "seed": "none" if seeds is None else str(seeds) if len(seeds) <= 20 else f"{len(seeds)} along its dimension",
     }
@@ -58,6 +59,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
         about |= {
             "rtol": "along its dimension" if along else float(problem.rtol),
             "solver": "chosen by gflow" if problem.solver is None else _text(problem.solver),
+            "solver_sha256": hashlib.sha256(code_in(problem.solver)).hexdigest(),
             "max_steps": int(problem.max_steps),
             "metrics": ", ".join(problem.metrics) or "none",
             "metrics_sha256": _hash_metrics(problem, probes),

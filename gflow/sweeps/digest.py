@@ -1,9 +1,11 @@
 """By what a model or a function is known again: the numbers in it, and what it computes."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import re
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +38,30 @@ def computation(function: Callable, *inputs: Any, derivatives: bool = False) -> 
         with contextlib.suppress(Exception):
             told += computation(functools.partial(_pulled_back, function), *inputs)
     return told
+
+
+def code_in(part: Any, seen: frozenset = frozenset()) -> bytes:
+    """The functions in a module, by their code and what they close over: what they compute is not known."""
+    if id(part) in seen:
+        return b""
+    inside = lambda parts: b"".join(code_in(inner, seen | {id(part)}) for inner in parts)
+    if isinstance(part, types.CodeType):
+        return part.co_code + inside(part.co_consts) + repr(part.co_names).encode()
+    if isinstance(part, types.FunctionType):
+        return inside((part.__code__, *(cell.cell_contents for cell in part.__closure__ or ()), part.__defaults__))
+    if isinstance(part, types.MethodType):
+        return inside((part.__func__, part.__self__))
+    if isinstance(part, functools.partial):
+        return inside((part.func, *part.args, *part.keywords.values()))
+    if isinstance(part, tuple | list):
+        return inside(part)
+    if dataclasses.is_dataclass(part):
+        return inside(getattr(part, field.name, None) for field in dataclasses.fields(part))
+    return _bytes(part) if eqx.is_array(part) else repr(part).encode() if _plain(part) else b""
+
+
+def _plain(part: Any) -> bool:
+    return part is None or isinstance(part, bool | int | float | complex | str | bytes)
 
 
 def _shaken(leaf: Any) -> jax.Array:

@@ -230,6 +230,8 @@ _NAMES = {
     "data_sha256": "data",
     "models_sha256": "models (another make_model, or values that it closes over)",
     "loss_sha256": "losses (what they compute differs)",
+    "clock_sha256": "clock (what it computes differs)",
+    "solver_sha256": "solver (a function in it differs)",
     "metrics_sha256": "metrics (what they compute differs)",
     "variables": "variables",
     "chunk": "chunk sizes",
