@@ -1,6 +1,7 @@
 """The front door: `gradient_flow`."""
 
 import functools
+import operator
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -277,7 +278,9 @@ def _collect(
     models = models_at(flow.chart, coordinates)
     stats = {"steps": position.steps, "rejections": position.rejected, "seconds": jnp.asarray(seconds)}
     steps, rejected = (v if not concrete else np.asarray(v) for v in (position.steps, position.rejected))
-    wasted = (5 * rejected > 2 * steps) & (steps + rejected > 200)
+    # Of smooth flows a fifth of the steps is rejected, or less.
+    failed = functools.reduce(operator.or_, [position.status == status for status in _GIVEN_UP])
+    wasted = ((4 * rejected > steps) | failed) & (steps + rejected > 200)
     # The model is looked at only where there is something to say.
     stats["chattering"] = jnp.asarray(wasted & ((not concrete or bool(wasted)) and has_undeclared_kinks(flow)))
     log = join_logs(logs) if logs else getattr(position, "log", None)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # In -log L: a loss a thousand times as large.
 _FAR_ABOVE = 7.0
 _CHATTER = (
-    " The solver chattered, as it does at kinks: most steps were wasted, and digits with them; let the model declare "
-    "its pre-activations (see gflow.kinks)."
+    " The model has kinks that it does not declare, where solvers chatter: steps are wasted, and digits with them; let "
+    "it declare its pre-activations (see gflow.kinks)."
 )
 
 _DOUBT = (

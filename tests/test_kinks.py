@@ -436,6 +436,20 @@ def test_parallel_samples_share_a_kink():
 
 
 @pytest.mark.slow
+def test_parallel_samples_that_are_traced_are_told_of():
+    """Which samples share a kink is not known of them: the flow went on as if none did, with success."""
+    y, model = np.array([1.0, -1.0, 1.0]), TwoLayerNetwork(np.array([[-0.4, 0.3], [0.2, -0.7]]), np.array([0.8, -0.5]))
+
+    @jax.jit
+    def run(X):
+        return gflow.gradient_flow(model, X, y, clock=gflow.TimeClock(), stop=0.5, throw=False).status_code
+
+    for second, status in (([-2.0, -1.0], Status.parallel_samples), ([0.0, 0.0], Status.parallel_samples),
+                           ([2.0, -1.0], Status.success)):  # fmt: skip
+        assert int(run(np.array([[1.0, 0.5], second, [0.3, -1.0]]))) == status
+
+
+@pytest.mark.slow
 def test_undeclared_kinks_are_told_of():
     class Plain(eqx.Module):
         W: jax.Array
@@ -446,7 +460,7 @@ def test_undeclared_kinks_are_told_of():
 
     model, X, y = many(50, 10, 20)
     traj = gflow.gradient_flow(Plain(model.hidden, model.output), X, y, stop=3.0, max_steps=1500, throw=False)
-    assert "chattered" in traj.status and "max_steps" in traj.status
+    assert "chatter" in traj.status and "max_steps" in traj.status
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_what_a_file_may_say(folder):
         ('model = "LinearModel"\nsave = [1]\ndecades = [1]\n[over]\nscale = [1]', "decades or save, not both"),
         ('model = "LinearModel"\ndecades = [1, "a"]\n[over]\nscale = [1]', "decades must hold numbers, not [1, 'a']"),
         (TABLE.replace("[over]", "[over]\ndata = ['toy']"), "must hold data or over.data, not both"),
+        (TABLE + "\n[arguments]\nscale = 5.0", "must hold arguments.scale or over.scale, not both"),
         ('model = "LinearModel"\n[over]\ndata = [1, 2]', "over.data must hold names, each of them once, not [1, 2]"),
         ('model = "LinearModel"\n[over]\nloss = ["square", "square"]', "over.loss must hold names, each of them once"),
         ('metrics = ["math:sin"]\n' + TABLE, "metrics['sin'] cannot be computed: TypeError: "),

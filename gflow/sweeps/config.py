@@ -72,6 +72,9 @@ def read(path: Path) -> Job:
     for name in ("data", "loss", "rtol"):
         if name in over and name in table:
             raise ValueError(f"{path} must hold {name} or over.{name}, not both.")
+    given = table.get("arguments", {})
+    if isinstance(given, dict) and (twice := [name for name in given if name in over]):
+        raise ValueError(f"{path} must hold arguments.{twice[0]} or over.{twice[0]}, not both.")
     arguments: dict[str, Any] = {"over": over} | {key: table[key] for key in _PLAIN if key in table}
     exact = "digits" in table and table["model"] == "DiagonalNetwork"
     # Scales may be texts then, "1/8" or "1e-1000", which a model of floats does not take.
