@@ -23,6 +23,8 @@ from .collocation import panels, tableau
 _FAR_POWER = 0.8
 # The climb of gamma in a step up to which the quadrature is good to 1e-12, with so many points between two stages.
 _NEAR = 40.0
+# A climb in a step that is none.
+_LEAST = 1e-14
 _POINTS = 12
 
 
@@ -55,7 +57,8 @@ def elapsed(
 
 def _by_quadrature(h: Array, log_pace: Array, slopes: Array, climbs: Array, start: Array) -> tuple[Array, Array]:
     fine = panels(log_pace.size, _POINTS)
-    log_slopes = jnp.log(jnp.maximum(slopes, jnp.finfo(slopes.dtype).tiny))
+    # At a saddle slopes are rounding, which no polynomial follows.
+    log_slopes = jnp.log(jnp.maximum(slopes, _LEAST / h))
     u, slope = (jnp.asarray(fine.values) @ v for v in (log_pace, log_slopes))
     weights, slope = h * jnp.asarray(fine.weights), jnp.exp(slope)
     ahead = h * jnp.einsum("kpq,kq->kp", jnp.asarray(fine.onward), slope)
