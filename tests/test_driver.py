@@ -74,6 +74,7 @@ def test_programs_are_let_go_when_memory_maps_run_out(monkeypatch):
     assert len(compiled) > before
 
 
+@pytest.mark.slow
 def test_resume_in_time():
     save = np.array([1.0, 2.0, 5.0, 20.0])
     run = lambda **more: gflow.gradient_flow(diagonal(2, 0.1), X, y, clock=gflow.TimeClock(), **more)

@@ -342,6 +342,7 @@ SENSED = [
 ]
 
 
+@pytest.mark.slow
 def test_sensing_does_not_depend_on_the_basis_of_the_hidden_space():
     """W1 -> Q W1, W2 -> W2 Q^T is the same flow. From 1e-30 three values are learned in turn, of which rounding of the
     first would seed the others. The products were computed by Taylor series of order 28 in 72 digits."""
@@ -384,6 +385,7 @@ def test_completion_passes_the_saddles():
     np.testing.assert_allclose(np.linalg.svd(traj.model.product, compute_uv=False), COMPLETED, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_full_observation_by_orthogonal_samples():
     """Samples c Q, whitened data among them, are the flow of X = I in the time c^2 t; as means of samples too."""
     target = np.random.default_rng(0).normal(size=(2, 3))
@@ -403,6 +405,7 @@ def test_full_observation_by_orthogonal_samples():
         np.testing.assert_allclose(traj.neg_log_loss[early], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_used_up_on_a_plateau_says_so():
     X, y = gflow.observe.everything((TURN * [2, 1]) @ TURN.T)
     model = MF.gaussian([2] * 3, 1e-30, jax.random.key(2))
@@ -491,6 +494,7 @@ def test_graded_coordinates_are_the_same_factors():
 NEAR_SADDLE = {"completion": 1e-14, "full": 1e-14, "a copy": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["completion", pytest.param("full", marks=pytest.mark.slow), "a copy"])
 def test_what_is_yet_to_be_learned_is_found_in_what_has_been(kind):
     """A unit of 1e-14 in the same entries as one that has been learned: float64 holds it, though not when turned in
@@ -561,17 +565,24 @@ def test_negative_eigenvalues_are_never_learned_from_equal_factors(depth, loss):
     np.testing.assert_allclose(traj.neg_log_loss, -np.log(left), rtol=1e-9)
 
 
-def test_perturbed_factors_are_their_closed_forms():
+@pytest.mark.parametrize(
+    ("depth", "scale", "gap"),
+    [
+        (3, 0.3, 0.29),
+        pytest.param(2, 0.3, 0.29, marks=pytest.mark.slow),
+        pytest.param(4, 0.1, 0.05, marks=pytest.mark.slow),
+    ],
+)
+def test_perturbed_factors_are_their_closed_forms(depth, scale, gap):
     """In coordinates of all entries rounding turned the eigenvectors: wrong by O(1), with success."""
     rng, values = np.random.default_rng(0), np.linspace(2.0, -1.5, 5)
     basis, times = np.linalg.qr(rng.normal(size=(5, 5)))[0], np.array([1.0, 5.0, 20.0, 100.0, 1000.0])
     X, y = gflow.observe.everything((basis * values) @ basis.T)
-    for depth, scale, gap in ((2, 0.3, 0.29), (3, 0.3, 0.29), (4, 0.1, 0.05)):
-        model = MF.perturbed(5, depth, scale, gap)
-        traj = gflow.gradient_flow(model, X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9)
-        found = np.einsum("in,sij,jn->sn", basis, traj.model.product, basis)
-        exact = closed.perturbed_flow(times[:, None], values[None], depth, scale - gap, scale)
-        np.testing.assert_allclose(found, exact, atol=1e-9)
+    model = MF.perturbed(5, depth, scale, gap)
+    traj = gflow.gradient_flow(model, X, y, loss=SQUARE, clock=gflow.TimeClock(), save=times, rtol=1e-9)
+    found = np.einsum("in,sij,jn->sn", basis, traj.model.product, basis)
+    exact = closed.perturbed_flow(times[:, None], values[None], depth, scale - gap, scale)
+    np.testing.assert_allclose(found, exact, atol=1e-9)
 
 
 @pytest.mark.parametrize("start", [0.1, 1e-23])

@@ -260,7 +260,7 @@ def test_bad_input():
         TwoLayerNetwork(W, np.ones(2), slope=1.5)
     with pytest.raises(ValueError, match="slope must lie between 0"):
         ReLUNeuron(W[0], slope=-0.1)
-    with pytest.raises(ValueError, match="slope must lie between 0"):
+    with pytest.raises(ValueError, match="slope must be a Python number between 0"):
         TwoLayerNetwork(W, np.ones(2), slope=True)
     with pytest.raises(ValueError, match="hidden must be an array of numbers, not None"):
         TwoLayerNetwork(None, np.ones(2))
@@ -627,6 +627,7 @@ ZERO_WEIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kink", ZERO_WEIGHT)
 def test_an_output_weight_of_zero_goes_on_as_a_small_one(kink):
     X, y = map(np.array, ZERO_WEIGHT[kink])

@@ -124,6 +124,7 @@ def test_modified_flow_from_tiny_factors():
     assert off[1] < 0.3 * off[0] < 0.1
 
 
+@pytest.mark.slow
 def test_a_modified_loss_that_jumps():
     """Where the gradient of a model jumps, so does the modified loss."""
     network = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))

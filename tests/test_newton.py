@@ -194,6 +194,7 @@ def test_squared_relu_network_arrives():
     assert np.min(y * (z @ np.asarray(traj.final.v))) == pytest.approx(1e100, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_steps_that_could_not_be_solved_are_counted():
     """Of any module: it is by their number that another way to solve the next one is tried."""
     network = eqx.nn.MLP(2, "scalar", 3, 1, key=jax.random.key(0))

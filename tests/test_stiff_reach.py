@@ -136,6 +136,7 @@ def test_no_more_steps_the_further_it_goes(depth, growth):
 # What LogRadau cannot do, it says.
 
 
+@pytest.mark.slow
 def test_residuals_at_rounding_level():
     run = lambda decades: gflow.gradient_flow(
         gflow.models.DiagonalNetwork(1, 2, 0.1), np.ones((1, 1)), np.ones(1), loss=gflow.losses.Square(),

@@ -15,7 +15,8 @@ from small_sweep import network, planned, run, SAVE, SCALES, SOLVER, X, y
 from test_driver import counting_compilations
 
 import gflow
-from gflow.sweeps import chunks, models, probes
+from gflow import one_kernel
+from gflow.sweeps import batch, chunks, models, probes
 
 
 def l1(model):
@@ -68,6 +69,18 @@ def test_one_compilation_for_a_shape(ds):
 def test_results_do_not_depend_on_the_company(ds):
     many = run(over={"scale": np.unique([*SCALES, *np.geomspace(0.03, 3.0, 90)])})
     xr.testing.assert_identical(many.sel(scale=SCALES).drop_attrs(), ds.drop_attrs())
+
+
+def test_kernels_give_the_same(monkeypatch):
+    """What sweeps of many points run is the same flow, to rounding that LogRadau carries along."""
+    tagged, settings = [], {"solver": gflow.LogRadau(3), "over": {"scale": [0.1, 1.0, 5.0]}, "save": [1.0, 1e4]}
+    plain, tag = run(**settings), one_kernel._tagged
+    monkeypatch.setattr(one_kernel, "_tagged", lambda v: tagged.append(1) or tag(v))
+    monkeypatch.setattr(batch, "_MANY", 1)
+    kernels = run(**settings)
+    assert bool(tagged) == (one_kernel.options() is not None)
+    for name in ("beta", "log_time", "neg_log_loss", "steps"):
+        np.testing.assert_allclose(kernels[name], plain[name], rtol=1e-9)
 
 
 def test_threads_give_the_same(ds):
@@ -332,6 +345,7 @@ class Keyed(eqx.Module):
         return jnp.sum(self.w @ x) + 0 * jax.random.normal(self.key)
 
 
+@pytest.mark.slow
 def test_models_may_hold_keys_and_seeds_are_traced():
     make_model = lambda seed: Keyed(0.1 * jax.random.normal(jax.random.key(seed), (2, 3)), jax.random.key(seed))
     problem, _ = planned(make_model, {"seed": [0, 1, 2]})
@@ -346,6 +360,7 @@ class Weights(eqx.Module):
         return jnp.sum(self.w @ x)
 
 
+@pytest.mark.slow
 def test_the_largest_shape_is_found_wherever_it_is():
     data = {"short": (X[:, :2], y), "long": (X, y)}
     over, metrics = {"width": [2, 3], "data": data}, {"flat": lambda model: model.w.ravel()}
@@ -354,6 +369,7 @@ def test_the_largest_shape_is_found_wherever_it_is():
     assert np.isfinite(got.flat).sum("flat_1").isel(save=0).values.tolist() == [[4, 6], [6, 9]]
 
 
+@pytest.mark.slow
 def test_a_shape_that_has_no_room_spoils_no_other_point(monkeypatch):
     monkeypatch.setattr(probes, "_EVERYWHERE", 0)
     monkeypatch.setattr(probes, "_SCATTERED", 0)

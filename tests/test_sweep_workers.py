@@ -163,6 +163,7 @@ def drawn(seed):
     return gflow.models.LinearModel(jax.random.normal(jax.random.key(seed), (3,)))
 
 
+@pytest.mark.slow
 def test_settings_of_jax_go_along():
     draws = lambda **more: run(make_model=drawn, over={"seed": range(4)}, save=[9.0], **more).beta
     usual = draws()

@@ -40,7 +40,9 @@ def riccati(F, target, t):
         return np.array(W.tolist(), float)
 
 
-@pytest.mark.parametrize(("scale", "rows"), [(0.1, 3), (1e-12, 5), (1e-3, 2)])
+@pytest.mark.parametrize(
+    ("scale", "rows"), [pytest.param(0.1, 3, marks=SLOW), (1e-12, 5), pytest.param(1e-3, 2, marks=SLOW)]
+)
 def test_observed_in_full_it_is_the_closed_form(scale, rows):
     """Before: the eigenvalue -2.145 was learned at t = 40, by rounding."""
     F, times = start(scale, rows), np.array([1.0, 5.0, 20.0, 40.0, 200.0])
@@ -106,6 +108,7 @@ def test_descent_is_that_of_both_factors():
             np.testing.assert_allclose(traj.model.product[row], second @ first, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_modified_flow_is_that_of_both_factors():
     """Against the same factors told apart by a last bit, which nothing has made grow yet."""
     F, save = start(0.3), np.array([0.2, 1.0])
@@ -119,6 +122,7 @@ def test_modified_flow_is_that_of_both_factors():
     np.testing.assert_allclose(one.model.product, other.model.product, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["measurements", "factors", "target", "depth"])
 def test_what_is_not_symmetric_is_as_before(change):
     F, (A, y) = start(0.1), measured(4, 3, 5)
@@ -135,6 +139,7 @@ def test_what_is_not_symmetric_is_as_before(change):
     assert not isinstance(traj.flow.chart, SymmetricChart)
 
 
+@pytest.mark.slow
 def test_resumed_and_under_jit():
     F, (A, y) = start(0.1), measured(4, 3, 5)
     go = lambda **more: gflow.gradient_flow(

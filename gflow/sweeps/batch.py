@@ -8,6 +8,7 @@ over the devices that JAX sees.
 
 import contextlib
 import functools
+import math
 import threading
 from typing import Any
 
@@ -84,7 +85,8 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
         "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),
         "meant": jnp.arange(problem.batch) < len(points),
     }
-    return _run(models, each, program, fixed)
+    many = math.prod(len(axis) for axis in problem.axes) >= _MANY
+    return _run(models, each, program, fixed, many)
 
 
 def flow_of(model: Any, X: Any, y: Any, loss: Any) -> Flow:
@@ -106,11 +108,16 @@ def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
     return None
 
 
-def _run(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
-    if fixed[-1] == "map":
+# Points of a sweep from which kernels, which take some seconds more to compile, are worth it.
+_MANY = 1000
+
+
+def _run(models: Any, each: dict, program: dict, fixed: tuple, many: bool) -> dict[str, Any]:
+    if fixed[-1] == "map" and many:
         # What XLA cannot compile as kernels, or what fails either way, goes on below.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             return _program(True)(models, each, program, fixed, True)
+    if fixed[-1] == "map":
         return _program(False)(models, each, program, fixed, False)
     with _ALONE:
         return jax.block_until_ready(_program(False)(models, each, program, fixed, False))
