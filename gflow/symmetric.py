@@ -19,7 +19,7 @@ from .charts import AbstractChart, EuclideanChart
 from .losses import AbstractLoss, Square
 from .mixed_units import apart, mixed
 from .models import MatrixFactorization
-from .turned import sweep, TurnedChart
+from .turned import cut, turn_hidden, TurnedChart
 
 _ROOT = 2**0.5
 _PROBES = 3
@@ -45,8 +45,7 @@ class SymmetricChart(TurnedChart):
     def _parts(self, a):
         shapes: list[Any] = [W.shape for W in self._own]
         shapes += [(m, m) for m, _ in shapes[: self._hidden]]
-        ends = np.cumsum([m * n for m, n in shapes])[:-1]
-        parts = [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
+        parts = cut(a, shapes)
         G, Q = [v / _ROOT for v in parts[: self._hidden]], parts[len(self._own) :]
         middle = [(M + M.T) / 2 for M in parts[self._hidden : len(self._own)]]
         # With an even number of factors one hidden space is its own mirror.
@@ -61,12 +60,7 @@ class SymmetricChart(TurnedChart):
         G, Q = self._parts(a)
         F, _ = jax.vmap(self._parts)(rates)
         for j in range(self._hidden):
-            units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
-            turned, turn = sweep(units, jnp.eye(units.shape[0]))
-            n = G[j].shape[1]
-            G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
-            Q[j] = Q[j] @ turn.T
-            F[j], F[j + 1] = turn @ F[j], F[j + 1] @ turn.T
+            turn = turn_hidden(j, G, Q, F)
             if j + 1 < len(self._own) and j + 1 == self._hidden:
                 # The factor in the middle has the same hidden space on both sides.
                 G[j + 1], F[j + 1] = turn @ G[j + 1], turn @ F[j + 1]

@@ -49,8 +49,7 @@ class TurnedChart(EuclideanChart):
     def _parts(self, a: Array) -> tuple[list, list]:
         shapes: list[Any] = [W.shape for W in self.template.factors]
         shapes += [(m, m) for m, _ in shapes[:-1]]
-        ends = np.cumsum([m * n for m, n in shapes])[:-1]
-        parts = [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
+        parts = cut(a, shapes)
         depth = len(self.template.factors)
         return parts[:depth], parts[depth:]
 
@@ -97,13 +96,25 @@ class TurnedChart(EuclideanChart):
         G, Q = self._parts(a)
         F, still = jax.vmap(self._parts)(rates)
         for j in range(len(Q)):
-            units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
-            turned, turn = sweep(units, jnp.eye(units.shape[0]))
-            n = G[j].shape[1]
-            G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
-            Q[j] = Q[j] @ turn.T
-            F[j], F[j + 1] = turn @ F[j], F[j + 1] @ turn.T
+            turn_hidden(j, G, Q, F)
         return self._joined(G, Q), jax.vmap(self._joined)(F, still)
+
+
+def cut(a: Array, shapes: list[tuple[int, int]]) -> list[Array]:
+    """The matrices of these shapes that lie in a row in `a`."""
+    ends = np.cumsum([m * n for m, n in shapes])[:-1]
+    return [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
+
+
+def turn_hidden(j: int, G: list, Q: list, F: list) -> Array:
+    """Turn hidden space j, in these lists, such that its units are orthogonal to each other; the turn."""
+    units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
+    turned, turn = _sweep(units, jnp.eye(units.shape[0]))
+    n = G[j].shape[1]
+    G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
+    Q[j] = Q[j] @ turn.T
+    F[j], F[j + 1] = turn @ F[j], F[j + 1] @ turn.T
+    return turn
 
 
 def _turned(W: Array, before: Array | None, after: Array | None) -> Array:
@@ -145,7 +156,7 @@ def _rounds(count: int) -> np.ndarray:
     return np.array(rounds)
 
 
-def sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Array, Array]:
+def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Array, Array]:
     """Rotations of every pair of rows that make the two orthogonal, of the rows of `frame` with them."""
     h = units.shape[0]
     if h == 1:

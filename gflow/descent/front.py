@@ -137,7 +137,7 @@ def gradient_descent(
     if batch_size is not None:
         # Told is the loss of all samples, not of the last batch.
         traj = eqx.tree_at(lambda t: t.position.gamma, traj, _gammas(flow, traj.position.coordinates[None])[0])
-    if batch_size is None:
+    else:
         traj = checked(traj, X, targets, observed, 0.0)
     if earlier is not None:
         traj = concatenate(earlier, traj)

@@ -178,11 +178,7 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool 
         # Rows that only fill the program up cost nothing.
         return jax.lax.map(lambda p: jax.lax.cond(p[1]["meant"], one, lambda _: nothing, p), points)
 
-    @one_kernel.allowed()
-    def as_kernels(points: Any) -> dict[str, Any]:
-        return in_turn(points)
-
-    run = jax.vmap(one) if batching == "vmap" else as_kernels if kernels else in_turn
+    run = jax.vmap(one) if batching == "vmap" else one_kernel.allowed()(in_turn) if kernels else in_turn
     # Lineax, of Diffrax's implicit solvers, takes the types of a shard for others than its own.
     devices = 1 if isinstance(solver, diffrax.AbstractImplicitSolver) else jax.local_device_count()
     if devices > 1 and each["meant"].shape[0] % devices == 0:
