@@ -4,13 +4,18 @@ It stands outside the package because importing gflow already needs them.
 """
 
 import os
+import signal
 
 
 def main() -> None:
     os.environ["JAX_ENABLE_X64"] = "1"
     from gflow.cli import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        # A second Ctrl-C would end the process in the midst of its last words.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """A store loses nothing, mixes nothing, and says what is wrong with it."""
 
+import copy
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -300,8 +303,6 @@ def test_differences_that_no_name_tells(tmp_path, monkeypatch, first, second, me
 
 
 def test_other_versions_may_read_but_not_go_on(whole, tmp_path):
-    import shutil
-
     folder = tmp_path / "s.zarr"
     shutil.copytree(whole, folder)
     about = folder / "zarr.json"
@@ -322,8 +323,6 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 @pytest.mark.parametrize("harm", ["truncated", "empty", "flipped", "gone"])
 def test_a_damaged_chunk_is_named(whole, tmp_path, harm):
-    import shutil
-
     folder = tmp_path / "s.zarr"
     shutil.copytree(whole, folder)
     file = folder / "beta" / "c" / "3" / "0" / "0"
@@ -352,8 +351,6 @@ def test_a_store_behind_a_link(whole, tmp_path):
 @pytest.mark.parametrize("name", ["zarr.json", "beta/zarr.json", "scale/zarr.json", "scale/c/0"])
 @pytest.mark.parametrize("harm", ["truncated", "gone"])
 def test_a_damaged_description_is_named(whole, tmp_path, name, harm):
-    import shutil
-
     folder = tmp_path / "s.zarr"
     shutil.copytree(whole, folder)
     file = folder / name
@@ -367,6 +364,47 @@ def test_a_damaged_description_is_named(whole, tmp_path, name, harm):
     shutil.copy(whole / name, file)
     run(store=folder)
     assert content(folder) == content(whole)
+
+
+def _nodes(tree, path=()):
+    """The paths to all that is in a JSON document."""
+    yield path
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from _nodes(value, (*path, key))
+
+
+def _altered(tree, path, value):
+    tree = inside = copy.deepcopy(tree)
+    for key in path[:-1]:
+        inside = inside[key]
+    if value is None:
+        del inside[path[-1]]
+    else:
+        inside[path[-1]] = value
+    return tree
+
+
+@pytest.mark.parametrize("value", [None, -1, "x", [0], {}], ids=str)
+def test_a_description_that_is_altered_anywhere_is_told_or_harmless(whole, tmp_path, monkeypatch, value):
+    """Each node of each zarr.json deleted or of another kind: one sentence, or the same result."""
+    folder, layouts = tmp_path / "s.zarr", []
+    shutil.copytree(whole, folder)
+    monkeypatch.setattr(front, "OnDisk", lambda path, layout: layouts.append(layout) or store.OnDisk(path, layout))
+    expected = run(store=folder).load()
+    told = 0
+    for file in (folder / name / "zarr.json" for name in (".", "beta", "scale", "status")):
+        was = file.read_text()
+        for path in list(_nodes(json.loads(was)))[1:]:
+            file.write_text(json.dumps(_altered(json.loads(was), path, value)))
+            try:
+                found = store.OnDisk(folder, layouts[0]).dataset().load()
+            except ValueError as error:
+                assert str(error).startswith(f"store {folder} ")
+                told += 1
+            else:
+                xr.testing.assert_equal(found, expected)
+        file.write_text(was)
+    assert told > 100
 
 
 def test_a_full_disk_leaves_what_was_finished(whole, tmp_path, monkeypatch):
@@ -503,5 +541,3 @@ def test_kill_9_again_and_again(tmp_path):
     run(over=over, store=tmp_path / "s.zarr")
     run(over=over, store=tmp_path / "whole.zarr")
     assert content(tmp_path / "s.zarr") == content(tmp_path / "whole.zarr")
-
-

@@ -304,7 +304,9 @@ def test_ctrl_c_ends_the_workers_too(tmp_path):
     while process.poll() is None and not (marks.exists() and len(list(marks.iterdir())) > 3):
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    for _ in range(3):  # as by an impatient user
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
     error = process.communicate(timeout=60)[1]
     assert process.returncode != 0
     assert "SweepInterrupted: sweep was interrupted when" in error and "the same call goes on from there" in error

@@ -16,8 +16,10 @@ LOSSES = ("exponential", "logistic", "square")
 
 
 def check_digits(digits: Any) -> int:
-    if (value := _integer(digits)) < 15:
-        raise ValueError(f"digits must be an integer of at least 15, not {digits!r}; gflow.gradient_flow gives fewer.")
+    if not 15 <= (value := _integer(digits)) <= 1_000_000:
+        raise ValueError(
+            f"digits must be an integer from 15 to 1,000,000, not {digits!r}; gflow.gradient_flow gives fewer."
+        )
     return value
 
 

@@ -1,21 +1,21 @@
 """A sweep as a TOML file, for the command line.
 
-    model = "DiagonalNetwork"        # of gflow.models, or "module:function" (also from the current folder)
-    data = "iris"                    # as gflow.datasets.load takes it; or {path = "my.csv", label = "class"}
-    decades = "1:1000:31"            # log10 1/loss of the saves; or save, stop in the coordinate of the clock
-    loss = "logistic"                # exponential (the default), logistic, square
-    clock = "loss"                   # loss (the default), time, log-time
-    rtol = 1e-6                      # also max_steps, batching, digits
-    solver = "LogRadau"              # or one of Diffrax, "Kvaerno5" say; chosen by gflow if left out
-    metrics = ["normalized_margin"]  # of gflow.metrics, or "module:function"
+model = "DiagonalNetwork"        # of gflow.models, or "module:function" (also from the current folder)
+data = "iris"                    # as gflow.datasets.load takes it; or {path = "my.csv", label = "class"}
+decades = "1:1000:31"            # log10 1/loss of the saves; or save, stop in the coordinate of the clock
+loss = "logistic"                # exponential (the default), logistic, square
+clock = "loss"                   # loss (the default), time, log-time
+rtol = 1e-6                      # also max_steps, batching, digits
+solver = "LogRadau"              # or one of Diffrax, "Kvaerno5" say; chosen by gflow if left out
+metrics = ["normalized_margin"]  # of gflow.metrics, or "module:function"
 
-    [over]                           # a list, LOW:HIGH:COUNT (log-spaced) or FIRST..LAST (integers)
-    scale = "0.01:100:41"
-    depth = [2, 3]
-    seed = "0..9"
+[over]                           # a list, LOW:HIGH:COUNT (log-spaced) or FIRST..LAST (integers)
+scale = "0.01:100:41"
+depth = [2, 3]
+seed = "0..9"
 
-    [arguments]                      # what else the model is made with
-    dim = 5
+[arguments]                      # what else the model is made with
+dim = 5
 """
 
 import functools
@@ -37,6 +37,8 @@ _CLOCKS = {"loss": clocks.LossClock, "time": clocks.TimeClock, "log-time": clock
 _LOSSES = {"exponential": losses.Exponential, "logistic": losses.Logistic, "square": losses.Square}
 _PLAIN = ("rtol", "max_steps", "batching", "digits", "stop")
 _KEYS = ("model", "data", "decades", "save", "loss", "clock", "solver", "metrics", "over", "arguments", *_PLAIN)
+# Values of one dimension; more would be a slip of the pen.
+_MANY = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,13 @@ def grid(text: str) -> np.ndarray:
             values = np.array([float(text)])
         else:
             low, high, count = parts
+            if int(count) > _MANY:
+                raise OverflowError
             values = np.geomspace(float(low), float(high), int(count)) if float(low) > 0 < float(high) else np.zeros(1)
     except ValueError:
         raise ValueError(f"{text!r} is not LOW:HIGH:COUNT, such as 0.01:100:41") from None
+    except OverflowError:
+        raise ValueError(f"{text!r} must have a COUNT of at most {_MANY:,}") from None
     if not (np.all(np.isfinite(values)) and np.all(values > 0) and values.size and np.all(np.diff(values) > 0)):
         raise ValueError(f"{text!r} must be positive, with LOW below HIGH and COUNT at least 1")
     return values
@@ -134,7 +140,10 @@ def _values(name: str, values: Any) -> Any:
     if isinstance(values, list):
         return values
     if isinstance(values, str) and (ends := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values)):
-        return list(range(int(ends[1]), int(ends[2]) + 1))
+        first, last = int(ends[1]), int(ends[2])
+        if not 0 <= last - first < _MANY:
+            raise ValueError(f"{name} must hold 1 to {_MANY:,} values, not {values!r}.")
+        return list(range(first, last + 1))
     if isinstance(values, str) and ":" in values:
         return grid(values)
     raise ValueError(f"{name} must be a list, LOW:HIGH:COUNT or FIRST..LAST, not {values!r}.")

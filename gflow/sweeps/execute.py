@@ -4,10 +4,13 @@ With a store no more chunks are under way than there are workers: a finished one
 next.
 """
 
+import contextlib
 import hashlib
 import os
+import signal
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -30,6 +33,19 @@ class SweepError(RuntimeError):
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Further Ctrl-C are not heard while what the first began is brought to its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_here(problem: Problem, chunks: Iterable[Chunk], take: Callable[[Chunk, Any], None]) -> None:
@@ -78,9 +94,10 @@ def run_with(
                     ) from result.error
                 take(chunk, result)
     except BaseException:
-        for future in running:
-            future.cancel()
-        crew.abandon()
+        with undisturbed():
+            for future in running:
+                future.cancel()
+            crew.abandon()
         raise
 
 

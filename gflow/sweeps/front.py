@@ -18,7 +18,7 @@ from .. import validate
 from ..clocks import AbstractClock, LossClock
 from ..losses import AbstractLoss, Exponential
 from .chunks import Chunk, cut
-from .execute import cores, Crew, has_accelerator, Processes, run_here, run_with
+from .execute import cores, Crew, has_accelerator, Processes, run_here, run_with, undisturbed
 from .layout import Layout
 from .memory import InMemory
 from .plan import MAX_STEPS, plan, RTOL
@@ -222,9 +222,10 @@ def _run(
                 if isinstance(sink, OnDisk)
                 else "They are the .dataset of this exception; with store= the same call could go on from there."
             )
-            raise SweepInterrupted(
-                f"sweep was interrupted when {done:,} of {total:,} points were finished. {kept}", sink.dataset()
-            ) from None
+            with undisturbed():
+                raise SweepInterrupted(
+                    f"sweep was interrupted when {done:,} of {total:,} points were finished. {kept}", sink.dataset()
+                ) from None
     if unmade:
         point, text = next(iter(unmade.items()))
         warnings.warn(

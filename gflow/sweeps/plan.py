@@ -115,13 +115,24 @@ def _data(axes: Sequence[Axis], X: Any, y: Any, exactly: bool) -> tuple[tuple[An
     return tuple((np.asarray(X, kind), np.asarray(y, kind)) for X, y in pairs)
 
 
+def _model(problem: Problem, point: tuple[int, ...]) -> Any:
+    """The model of a point that all depends on, or a sentence that says what make_model did."""
+    try:
+        return problem.model(point)
+    except ValueError:
+        raise
+    except Exception as error:
+        said = str(error).strip().split("\n")[0]
+        raise ValueError(f"make_model failed at {problem.describe(point)}: {type(error).__name__}: {said}") from error
+
+
 def _float(problem: Problem) -> tuple[Problem, Layout]:
     first = (0,) * len(problem.axes)
     for X, y in problem.data:
         for loss in problem.losses:
             validate.check_data(X, y, loss)
     problem.data = tuple((np.asarray(X, float), np.asarray(y, float)) for X, y in problem.data)
-    model = problem.model(first)
+    model = _model(problem, first)
     _check_repeats(problem, model, problem.model(first))
     X, y = problem.data[problem.data_index(first)]
     validate.check_model(model, jnp.asarray(X), y.shape[1:])

@@ -46,11 +46,11 @@ class OnDisk:
                     f"store {path} cannot be made: {error.strerror or error}; name a folder that can be written, or "
                     "leave store out."
                 ) from error
-        group = zarr.open_group(path, mode="r+", zarr_format=3)
         # Files of zeros and NaN are written as well: a missing file is a lost one. This setting belongs to the process.
         with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
-            self.arrays: dict[str, Any] = {v.name: self._described(lambda v=v: group[v.name]) for v in layout.variables}
-        self.attributes = {name: value for name, value in group.attrs.items() if name != "gflow_sweep"}
+            self.arrays: dict[str, Any] = self._described(self._opened)
+        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+        self.attributes = {name: value for name, value in attributes.items() if name != "gflow_sweep"}
 
     # -- chunks --------------------------------------------------------------------------------------------------------
 
@@ -97,9 +97,9 @@ class OnDisk:
         """What `read` makes of the files that describe the store; an error that says so if one is damaged."""
         try:
             return read()
-        except OSError:
-            raise
         except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> ValueError:
@@ -124,6 +124,20 @@ class OnDisk:
                 raise ValueError(f"{name}/c/0: {type(error).__name__}: {error}") from error
         return found
 
+    def _opened(self) -> dict[str, Any]:
+        """The arrays, each described as a new store of this layout describes it."""
+        import zarr
+        from zarr.storage import MemoryStore
+
+        group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+        new = zarr.create_group(MemoryStore(), zarr_format=3)
+        self._make_arrays(new)
+        for name in new.array_keys():
+            array: Any = group[name]
+            if array.metadata.to_dict() != new[name].metadata.to_dict():
+                raise ValueError(f"{name}/zarr.json describes another array")
+        return {v.name: group[v.name] for v in self.layout.variables}
+
     def _file(self, name: str, chunk: Chunk) -> Path:
         place = [b // side for b, side in zip(chunk.begin, self.layout.chunk, strict=True)]
         inner = next(v.shape for v in self.layout.variables if v.name == name)
@@ -139,17 +153,7 @@ class OnDisk:
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             group = zarr.create_group(part, zarr_format=3, attributes=self._identity())
-            for name, (dims, values, *about) in self.layout.coordinates().items():
-                array = group.create_array(
-                    name,
-                    shape=values.shape,
-                    dtype="str" if isinstance(values.dtype, np.dtypes.StringDType) else values.dtype,
-                    dimension_names=(dims,),
-                    attributes=about[0] if about else None,
-                )
-                array[...] = values
-            for variable in self.layout.variables:
-                self._make_array(group, variable)
+            self._make_arrays(group)
             os.rename(part, self.path)
         except OSError:
             shutil.rmtree(part, ignore_errors=True)
@@ -158,19 +162,29 @@ class OnDisk:
                 raise
             self._compare()
 
-    def _make_array(self, group: "zarr.Group", variable: Any) -> None:
+    def _make_arrays(self, group: "zarr.Group") -> None:
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        group.create_array(
-            variable.name,
-            shape=(*self.layout.shape, *variable.shape),
-            chunks=(*self.layout.chunk, *(max(n, 1) for n in variable.shape)),
-            dtype="str" if variable.kind is str else variable.dtype,
-            fill_value=variable.missing,
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            dimension_names=(*self.layout.dims, *variable.dims),
-            attributes=variable.about,
-        )
+        for name, (dims, values, *about) in self.layout.coordinates().items():
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                dtype="str" if isinstance(values.dtype, np.dtypes.StringDType) else values.dtype,
+                dimension_names=(dims,),
+                attributes=about[0] if about else None,
+            )
+            array[...] = values
+        for variable in self.layout.variables:
+            group.create_array(
+                variable.name,
+                shape=(*self.layout.shape, *variable.shape),
+                chunks=(*self.layout.chunk, *(max(n, 1) for n in variable.shape)),
+                dtype="str" if variable.kind is str else variable.dtype,
+                fill_value=variable.missing,
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                dimension_names=(*self.layout.dims, *variable.dims),
+                attributes=variable.about,
+            )
 
     def _identity(self) -> dict[str, Any]:
         about = {v.name: [list(v.dims), list(v.shape), v.kind.__name__] for v in self.layout.variables}
@@ -183,7 +197,10 @@ class OnDisk:
         try:
             found = json.loads((self.path / "zarr.json").read_text())["attributes"]
             own = found.pop("gflow_sweep")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if missing := {"format", "dims", "chunk", "variables"} - set(own):
+                raise ValueError(f"{min(missing)} is missing in zarr.json")
+            ", ".join(own["dims"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if (self.path / _MARK / "zarr.json").exists():
                 raise self._damaged(error) from error
             raise ValueError(f"store {self.path} is there, and is no store of gflow.sweep; {remedy}.") from error

@@ -59,7 +59,7 @@ def test_away_from_a_saddle_and_balanced():
         ({"theta0": []}, "theta0 must hold at least one number."),
         ({"theta0": 3}, "theta0 must be a list of numbers, not 3."),
         ({"clock": "sun"}, "clock must be 'time', 'logtime', 'loss' or one of gflow's clocks, not 'sun'."),
-        ({"digits": 3}, "digits must be an integer of at least 15, not 3; gflow.gradient_flow gives fewer."),
+        ({"digits": 3}, "digits must be an integer from 15 to 1,000,000, not 3; gflow.gradient_flow gives fewer."),
         ({"stop": -1}, "stop must lie above the start, the clock = 0, but it is -1.00000."),
     ],
 )

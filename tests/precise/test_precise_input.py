@@ -14,10 +14,10 @@ X, y = [[1, 2], [2, -1]], [1, 1]
 GOOD = {"X": X, "y": y, "stop": 10, "digits": 20}
 
 BAD = [
-    ({"digits": 14}, "digits must be an integer of at least 15, not 14; gflow.gradient_flow gives fewer."),
-    ({"digits": 20.5}, "digits must be an integer of at least 15, not 20.5; gflow.gradient_flow gives fewer."),
-    ({"digits": "many"}, "digits must be an integer of at least 15, not 'many'; gflow.gradient_flow gives fewer."),
-    ({"digits": True}, "digits must be an integer of at least 15, not True; gflow.gradient_flow gives fewer."),
+    ({"digits": 14}, "digits must be an integer from 15 to 1,000,000, not 14; gflow.gradient_flow gives fewer."),
+    ({"digits": 20.5}, "digits must be an integer from 15 to 1,000,000, not 20.5; gflow.gradient_flow gives fewer."),
+    ({"digits": "9"}, "digits must be an integer from 15 to 1,000,000, not '9'; gflow.gradient_flow gives fewer."),
+    ({"digits": True}, "digits must be an integer from 15 to 1,000,000, not True; gflow.gradient_flow gives fewer."),
     ({"depth": 1}, "depth must be an integer of at least 2, not 1."),
     ({"depth": 2.5}, "depth must be an integer of at least 2, not 2.5."),
     ({"scale": 0}, "scale must be positive, not 0."),
