@@ -111,8 +111,8 @@ _SENTENCES = {
     ),
     Status.symmetry_broken: (
         "The start has a symmetry that the exact flow keeps (factors that are each other's transposes, or multiples of "
-        "the identity), and rounding has broken it: what was learned since is not right. Outside of jax.jit, jax.vmap "
-        "and sweeps gflow can keep it; or start from a larger scale."
+        "the identity), and rounding has broken it: what was learned since is not right. Outside of jax.jit and "
+        "jax.vmap gflow can keep it; or start from a larger scale."
     ),
     Status.no_model: (
         "make_model raised an error or gave no model of the data at this point of the sweep: there was nothing to run."

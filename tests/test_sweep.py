@@ -273,11 +273,40 @@ def test_models_of_array_output():
     make_model = lambda scale: gflow.models.MatrixFactorization.identical(2, depth=2, scale=scale)
     eye, target = np.eye(2), np.diag([2.0, 1.0])
     over, more = {"scale": [0.5, 0.1]}, {"loss": gflow.losses.Square(reduction="sum"), "save": [2.0, 20.0]}
-    ds = gflow.sweep(make_model, eye, target, over=over, rtol=1e-6, workers=0, **more)
+    ds = gflow.sweep(make_model, eye, target, over=over, rtol=1e-6, workers=0, batching="map", **more)
     assert (ds.status == gflow.Status.success).all()
     for scale in over["scale"]:
         traj = gflow.gradient_flow(make_model(scale), eye, target, rtol=1e-6, **more)
         np.testing.assert_allclose(ds.log_time.sel(scale=scale), traj.log_time, rtol=1e-5)
+
+
+def test_points_of_a_factorization_run_as_they_do_alone():
+    """In one program for all, rounding learns the negative eigenvalue, which the flow from equal factors never does."""
+    make_model = lambda scale: gflow.models.MatrixFactorization.identical(2, depth=3, scale=scale)
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    eye, target = np.eye(2), turn @ np.diag([2.0, -1.5]) @ turn.T
+    more = {
+        "loss": gflow.losses.Square(reduction="sum"), "clock": gflow.TimeClock(), "save": [1.0, 300.0], "rtol": 1e-6,
+        "metrics": {"product": lambda model: model.product},
+    }  # fmt: skip
+    ds = gflow.sweep(make_model, eye, target, over={"scale": [0.3, 0.1]}, workers=0, **more)
+    learned = 2.0 * np.outer(turn[:, 0], turn[:, 0])
+    for scale in (0.3, 0.1):
+        traj = gflow.gradient_flow(make_model(scale), eye, target, **more)
+        point = ds.sel(scale=scale)
+        assert int(point.status) == gflow.Status.success and int(point.steps) == int(traj.stats["steps"])
+        np.testing.assert_array_equal(point.product, traj.metrics["product"])
+        # The negative one decays as 1 / t^3.
+        np.testing.assert_allclose(point.product[-1], learned, atol=1e-4)
+
+
+def test_a_point_that_fails_alone_keeps_the_saves_before():
+    make_model = lambda scale: gflow.models.MatrixFactorization.identical(2, depth=2, scale=scale)
+    more = {"loss": gflow.losses.Square(reduction="sum"), "save": [0.5, 50.0], "rtol": 1e-6, "max_steps": 12}
+    ds = gflow.sweep(make_model, np.eye(2), np.diag([2.0, 1.0]), over={"scale": [0.5, 1.2]}, workers=0, **more)
+    assert ds.status.values.tolist() == [gflow.Status.max_steps, gflow.Status.bad_points]
+    assert np.isfinite(ds.log_time.values).tolist() == [[True, False], [False, False]]
+    assert (ds.final_neg_log_loss.values > [0.5, -np.inf]).all()
 
 
 def test_a_point_without_a_model_does_not_spoil_the_others(ds):

@@ -63,7 +63,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
             "max_steps": int(problem.max_steps),
             "metrics": ", ".join(problem.metrics) or "none",
             "metrics_sha256": _hash_metrics(problem, probes),
-            "batching": problem.batching,
+            "batching": problem.batching or "chosen by gflow",
             "devices": f"{jax.local_device_count()} {jax.default_backend()}",
         }
     versions = {name: importlib.metadata.version(name) for name in (_EXACT_VERSIONS if exact else VERSIONS)[1:]}

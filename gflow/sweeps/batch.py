@@ -1,4 +1,4 @@
-"""The flows of a chunk, in one compiled program.
+"""The flows of a chunk, in one compiled program, or one by one where their coordinates are chosen by their values.
 
 On a CPU the program takes the points in turn (`map`): a small flow has nothing to gain from lanes in lock-step, which
 all take as many steps as the slowest and solve their small systems batched. On other devices all points of a chunk go
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import diffrax
@@ -20,15 +21,14 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from .. import one_kernel
-from ..charts import chart_of
-from ..flow import Flow
 from ..losses import MarginLoss
 from ..memory_maps import make_room
 from ..solve import gradient_flow
 from ..solvers import choose
 from ..status import Status
 from .chunks import Chunk
-from .models import groups
+from .models import Group, groups
+from .point import alone, beta_of, by_values, flow_of, values_of
 from .problem import Problem
 
 
@@ -39,18 +39,48 @@ def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], di
     values = {v.name: v.empty((len(points),)) for v in problem.variables}
     failures: dict[int, str] = {}
     for group in groups(problem, points, failures):
-        got = jax.device_get(_flows(problem, group.models, points[group.rows]))
-        found = {v.name: got[v.name][: len(group.rows)] for v in problem.variables if v.name in got}
-        if wrong := _too_large(problem, found):
-            failures.update(dict.fromkeys(group.rows.tolist(), wrong))
-            continue
-        for name, value in found.items():
-            # Smaller where other points have more (data sets of several dimensions, say).
-            inner = tuple(slice(0, n) for n in value.shape[1:])
-            values[name][(group.rows, *inner)] = value
+        for rows, found in _results(problem, group, points, failures):
+            if wrong := _too_large(problem, found):
+                failures.update(dict.fromkeys(rows.tolist(), wrong))
+                continue
+            for name, value in found.items():
+                # Smaller where other points have more (data sets of several dimensions, say).
+                inner = tuple(slice(0, n) for n in value.shape[1:])
+                values[name][(rows, *inner)] = value
     values["status"][list(failures)] = int(Status.no_model)
     shaped = {v.name: values[v.name].reshape(*chunk.shape, *v.shape) for v in problem.variables}
     return shaped, {problem.describe(points[row]): text for row, text in failures.items()}
+
+
+def _results(
+    problem: Problem, group: Group, points: np.ndarray, failures: dict[int, str]
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Rows, and what was found at them."""
+    rows, names = group.rows, [v.name for v in problem.variables]
+    pick = lambda got, count: {name: got[name][:count] for name in names if name in got}
+    if _batching(problem, group.models, points[rows[0]]) != "single":
+        yield rows, pick(jax.device_get(_flows(problem, group.models, points[rows])), len(rows))
+        return
+    for row in rows:
+        try:
+            # As it is called: a program may round otherwise, and what is symmetric to the last bit would not be.
+            model = problem.model(points[row])
+        except Exception as error:
+            failures[row] = f"{type(error).__name__}: {error}"
+            continue
+        got = alone(problem, model, points[row])
+        yield np.array([row]), pick({name: np.asarray(value)[None] for name, value in got.items()}, 1)
+
+
+def _batching(problem: Problem, model: Any, index: np.ndarray) -> str:
+    """How the points of a group are computed: as the user says, or as suits them and the device."""
+    if problem.batching is not None:
+        return problem.batching
+    return "single" if by_values(model, problem.loss_at(index)) else suits_device()
+
+
+def suits_device() -> str:
+    return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 def _too_large(problem: Problem, found: dict[str, np.ndarray]) -> str:
@@ -79,7 +109,8 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
         "save": None if problem.save is None else jnp.asarray(problem.save, float),
         "max_steps": jnp.asarray(problem.max_steps, int),
     }
-    fixed = (problem.clock, solver_of(problem, first, X[0], y[0], loss), problem.metrics, problem.batching)
+    batching = _batching(problem, models, points[0])
+    fixed = (problem.clock, solver_of(problem, first, X[0], y[0], loss), problem.metrics, batching)
     each = {
         "rtol": pad(np.array([problem.value("rtol", point, problem.rtol) for point in points], float)),
         "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),
@@ -87,12 +118,6 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
     }
     many = math.prod(len(axis) for axis in problem.axes) >= _MANY
     return _run(models, each, program, fixed, many)
-
-
-def flow_of(model: Any, X: Any, y: Any, loss: Any) -> Flow:
-    """The flow of one model, of array output too."""
-    y = jnp.ravel(y)
-    return Flow(chart_of(model, X, y, loss), X, y, loss)
 
 
 def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
@@ -158,19 +183,7 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool 
             throw=False,
             metrics=metrics,
         )
-        values = {
-            "neg_log_loss": traj.neg_log_loss,
-            "log_time": traj.log_time,
-            # The last save of a run lies beyond the step from which it was interpolated.
-            "final_neg_log_loss": jnp.nanmax(jnp.append(traj.neg_log_loss, traj.position.gamma)),
-            "status": traj.status_code,
-            "steps": traj.stats["steps"],
-            "rejections": traj.stats["rejections"],
-        }
-        values |= {name: jnp.asarray(value, float) for name, value in traj.metrics.items()}
-        if beta_of(eqx.combine(leaves, rest)) is not None:
-            values["beta"] = eqx.filter_vmap(beta_of)(traj.model)
-        return values
+        return values_of(traj, beta_of(eqx.combine(leaves, rest)) is not None)
 
     def in_turn(points: Any) -> dict[str, Any]:
         shapes = jax.eval_shape(one, jax.tree.map(lambda v: v[0], points))
@@ -194,9 +207,3 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool 
 def _across(v: jax.Array, *shape: int) -> jax.Array:
     """The rows of an array, written by rows of `shape`, read by its columns."""
     return jnp.swapaxes(v.reshape(*shape, *v.shape[1:]), 0, 1).reshape(v.shape)
-
-
-def beta_of(model: Any) -> Any:
-    """The linear predictor of one model, if it has one."""
-    beta = getattr(model, "beta", None)
-    return beta if isinstance(beta, jax.Array) and jnp.issubdtype(beta.dtype, jnp.floating) else None

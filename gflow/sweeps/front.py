@@ -75,8 +75,10 @@ def sweep(
       must spawn them, not fork.
     - `workers`: without an executor, how many processes of this machine to use: one for each core by default, 0 for
       none but this one. Sweeps of a single chunk, and on GPUs and other devices, run in this process.
-    - `batching`: how a chunk is computed, "map" (in turn) or "vmap" (in lock-step): by default the former on CPUs,
-      where it was measured to be faster, the latter elsewhere.
+    - `batching`: how a chunk is computed: by one program, "map" (in turn) or "vmap" (in lock-step), or "single", by a
+      call of `gradient_flow` for each point. The default is "single" for matrix factorizations with the square loss,
+      whose coordinates are chosen by the values of each, and else "map" on CPUs, where it was measured to be faster
+      than "vmap", the default elsewhere.
     - `progress`: a bar over the points, shown in a terminal or notebook only; or a function called as
       `progress(done, total)`.
 

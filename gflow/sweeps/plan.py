@@ -18,11 +18,12 @@ from ..status import Status
 from . import exact
 from .attributes import attributes, metric_of
 from .axes import axes_of, Axis
-from .batch import beta_of, flow_of
+from .batch import suits_device
 from .chunks import extents, most_points
 from .digest import numbers_of
 from .layout import Layout
 from .models import traceable
+from .point import beta_of, flow_of
 from .probes import probe, probe_exact
 from .problem import Problem, Variable
 
@@ -54,10 +55,8 @@ def plan(make_model: Callable[..., Any], X: Any, y: Any, *, over: Any, **argumen
     arguments["metrics"] = dict(arguments["metrics"] or {})
     if arguments["digits"] is not None:
         _check_none_given(arguments)
-    if arguments["batching"] is None:
-        arguments["batching"] = "map" if jax.default_backend() == "cpu" else "vmap"
-    if arguments["batching"] not in ("map", "vmap"):
-        raise ValueError(f"batching must be 'map' or 'vmap', not {arguments['batching']!r}.")
+    if arguments["batching"] not in (None, "map", "vmap", "single"):
+        raise ValueError(f"batching must be 'map', 'vmap' or 'single', not {arguments['batching']!r}.")
     for name in arguments["metrics"]:
         if not isinstance(name, str) or not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
             raise ValueError(f"metrics must have names of variables as keys, without a slash, not {name!r}.")
@@ -173,7 +172,8 @@ def _float(problem: Problem) -> tuple[Problem, Layout]:
     problem.width = next((side for axis, side in zip(problem.axes, chunk, strict=True) if axis.name == "data"), 1)
     devices = jax.local_device_count()
     # In turn, rows that are not used cost nothing, and sweeps of any size share a program.
-    problem.batch = -(-(most if problem.batching == "map" else math.prod(chunk)) // devices) * devices
+    batch = math.prod(chunk) if (problem.batching or suits_device()) == "vmap" else most
+    problem.batch = -(-batch // devices) * devices
     save = np.array([problem.stop]) if problem.save is None else problem.save
     about = {"long_name": problem.clock.label}
     return problem, Layout(problem.axes, save, about, problem.variables, attributes(problem, probes), chunk)

@@ -31,7 +31,7 @@ class Problem:
     max_steps: int
     metrics: dict[str, Callable]
     digits: int | None
-    batching: str
+    batching: str | None
     variables: tuple["Variable", ...] = ()
     traced: tuple[str, ...] = ()
     batch: int = 1
