@@ -153,6 +153,8 @@ class EuclideanChart(AbstractChart):
     floor: Float[Array, ""]
     # Which entries of the outputs are observed: all, or those of these indices.
     observed: Array | None = None
+    # Whether the model is a `product` of matrices and X the identity: outputs are its columns.
+    columns: bool = eqx.field(static=True, default=False)
 
     def _observed(self, every):
         return every if self.observed is None else every[self.observed]
@@ -166,6 +168,14 @@ class EuclideanChart(AbstractChart):
     def at(self, a):
         trained, rest = self._split()
         return eqx.combine(ravel_pytree(trained)[1](a), rest)
+
+    def _model(self, a: Array) -> Any:
+        """A model with the outputs of `at(a)`."""
+        return self.at(a)
+
+    def outputs(self, a, X):
+        model = self._model(a)
+        return self._observed(jnp.ravel(model.product.T if self.columns else jax.vmap(model)(X)))
 
     def velocity(self, a, X, c):
         _, pull = jax.vjp(lambda b: self.outputs(b, X), a)

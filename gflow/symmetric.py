@@ -7,7 +7,7 @@ the factors are the coordinates, and the symmetric part of the one in the middle
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from .charts import AbstractChart, EuclideanChart
 from .losses import AbstractLoss, Square
 from .mixed_units import apart, mixed
 from .models import MatrixFactorization
-from .turned import cut, turn_hidden, TurnedChart
+from .turned import cut, turn_hidden, turned_if_small, TurnedChart
 
 _ROOT = 2**0.5
 _PROBES = 3
@@ -68,6 +68,28 @@ class SymmetricChart(TurnedChart):
         return self._joined(G, Q), jax.vmap(self._joined)(F, still)
 
 
+class MirroredChart(SymmetricChart):
+    """The same coordinates, in hidden spaces that stay as they are: turns cost more than a step of descent."""
+
+    graded: ClassVar[bool] = False
+
+    def coordinates(self):
+        return self._start()
+
+    def tidied(self, a, rates):
+        return a, rates
+
+
+def unturned_if_large(chart: AbstractChart, targets: Array) -> AbstractChart:
+    """A chart whose hidden spaces are turned only where a unit is so small that rounding has a part in its growth."""
+    if not isinstance(chart, SymmetricChart):
+        return turned_if_small(chart, targets)
+    unknown = isinstance(jnp.sum(targets), Tracer)
+    if unknown or chart.begin is not None or chart.has_small_units(targets):
+        return chart
+    return MirroredChart(chart.template, chart.floor, chart.observed)
+
+
 def symmetric(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss) -> AbstractChart:
     """The chart of mirrored factors where the flow keeps them so; any other chart as it is."""
     if type(chart) is not EuclideanChart or not isinstance(loss, Square) or not mirrored(chart.template):
@@ -78,7 +100,7 @@ def symmetric(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss) ->
     begin = apart(factors) if mixed(factors) else None
     if begin is not None and len(factors) > 2:
         return chart
-    return SymmetricChart(chart.template, chart.floor, chart.observed, begin)
+    return SymmetricChart(chart.template, chart.floor, chart.observed, begin=begin)
 
 
 def mirrored(model: Any) -> bool:

@@ -12,6 +12,7 @@ rotations from one side, which keep the digits of columns of different sizes (De
 10.1137/0613074).
 """
 
+import dataclasses
 import itertools
 from typing import Any, ClassVar
 
@@ -56,11 +57,13 @@ class TurnedChart(EuclideanChart):
     def _joined(self, G: Any, Q: Any) -> Array:
         return jnp.concatenate([jnp.ravel(v) for v in (*G, *Q)])
 
-    def coordinates(self):
+    def _start(self) -> Array:
         W = self.template.factors
-        a = self._joined(*(self.begin or (W, [jnp.eye(G.shape[0]) for G in W[:-1]])))
+        return self._joined(*(self.begin or (W, [jnp.eye(G.shape[0]) for G in W[:-1]])))
+
+    def coordinates(self):
         # No unit is near its place yet.
-        return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b, b[None])[0], a)
+        return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b, b[None])[0], self._start())
 
     def at(self, a):
         G, Q = self._parts(a)
@@ -70,8 +73,8 @@ class TurnedChart(EuclideanChart):
     def _with(self, factors: Any) -> MatrixFactorization:
         return eqx.tree_at(lambda m: m.factors, self.template, tuple(factors))
 
-    def outputs(self, a, X):
-        return self._observed(jnp.ravel(jax.vmap(self._with(self._parts(a)[0]))(X)))
+    def _model(self, a):
+        return self._with(self._parts(a)[0])
 
     def jacobian(self, a, X):
         return jax.jacrev(lambda b: self.outputs(b, X))(a)
@@ -88,6 +91,11 @@ class TurnedChart(EuclideanChart):
     def extent(self, a):
         sizes = jnp.concatenate([jnp.ravel(v) for v in unit_scales(self._parts(a)[0], ends=False)])
         return jnp.min(jnp.where(sizes > 0, sizes, jnp.inf))
+
+    def has_small_units(self, targets: Array) -> bool:
+        """Whether a unit is so small, beside what is to be learned, that rounding would have a part in its growth."""
+        learned = jnp.max(jnp.abs(targets)) ** (1 / len(self.template.factors))
+        return bool(self.extent(self.coordinates()) < _SMALL * learned)
 
     def error(self, e, a0, a1):
         return error_of_units(*(self._parts(v)[0] for v in (e, a0, a1)), ends=False)
@@ -199,13 +207,21 @@ def turned(chart: AbstractChart) -> AbstractChart:
     factors = chart.template.factors
     concrete = not any(isinstance(W, Tracer) for W in factors)
     begin = apart(factors) if concrete and mixed(factors) else None
-    return TurnedChart(chart.template, chart.floor, chart.observed, begin)
+    return TurnedChart(chart.template, chart.floor, chart.observed, begin=begin)
+
+
+def in_columns(chart: AbstractChart, X: Array) -> AbstractChart:
+    """A chart that knows whether X is the identity: a product need not be multiplied with it."""
+    if not isinstance(chart, EuclideanChart) or not isinstance(chart.template, MatrixFactorization):
+        return chart
+    if isinstance(X, Tracer) or X.ndim != 2 or not np.array_equal(X, np.eye(len(X))):
+        return chart
+    return dataclasses.replace(chart, columns=True)
 
 
 def turned_if_small(chart: AbstractChart, targets: Array) -> AbstractChart:
-    """Turned where a unit is so small, beside what is to be learned, that rounding would have a part in its growth."""
+    """Turned where there are small units."""
     turned_chart = turned(chart)
     if not isinstance(turned_chart, TurnedChart) or isinstance(jnp.sum(chart.coordinates()) + targets[0], Tracer):
         return chart
-    learned = jnp.max(jnp.abs(targets)) ** (1 / len(turned_chart.template.factors))
-    return turned_chart if turned_chart.extent(turned_chart.coordinates()) < _SMALL * learned else chart
+    return turned_chart if turned_chart.has_small_units(targets) else chart

@@ -250,3 +250,21 @@ def test_descent_of_mirrored_factors():
     model = MatrixFactorization.identical(3, 3, 0.3)
     traj = gflow.gradient_descent(model, X, y, loss=SUM, step=0.01, steps=20_000)
     np.testing.assert_allclose(traj.final.product, (vectors * s**3) @ vectors.T, atol=1e-9)
+
+
+def test_descent_in_columns_and_unturned_is_descent_of_all_factors():
+    """From 0.1 hidden spaces need no turns, from 1e-12 they do; X = I is not multiplied with: the iterates agree with
+    those of plain arrays, and mirrored factors stay mirrored to the last bit."""
+    target = np.array([[2.0, 0.3], [0.3, -1.0]])
+    loss, eye = gflow.losses.Square(reduction="sum"), np.eye(2)
+    for scale, steps in ((0.1, 400), (1e-12, 100)):
+        model = gflow.models.MatrixFactorization.identical(2, 3, scale)
+        traj = gflow.gradient_descent(model, eye, target.T, loss=loss, step=0.01, steps=steps)
+        W = [scale * eye] * 3
+        for _ in range(steps):
+            R = W[2] @ W[1] @ W[0] - target
+            pulls = [W[1].T @ W[2].T @ R, W[2].T @ R @ W[0].T, R @ W[0].T @ W[1].T]
+            W = [w - 0.01 * pull for w, pull in zip(W, pulls, strict=True)]
+        for found, expected in zip(traj.final.factors, W, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13 * scale)
+        np.testing.assert_array_equal(traj.final.factors[0], traj.final.factors[2].T)

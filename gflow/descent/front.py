@@ -24,9 +24,9 @@ from ..invariance import checked
 from ..losses import AbstractLoss, Exponential
 from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from ..status import Status
-from ..symmetric import symmetric
+from ..symmetric import symmetric, unturned_if_large
 from ..trajectory import concatenate, Trajectory, without_last_row
-from ..turned import turned_if_small
+from ..turned import in_columns
 from .inputs import check_batch, check_rule, place_of, points_of
 from .loop import advance, empty_rows, Rows
 from .rule import Place, Rule, start
@@ -109,7 +109,8 @@ def gradient_descent(
     step, inertia = check_rule(step, steps, momentum, normalize)
     check_batch(batch_size, key, X, observed)
     chart = symmetric(descent_chart_of(model, observed), X, targets, loss)
-    flow = Flow(turned_if_small(chart, targets), X, targets, loss)
+    chart = unturned_if_large(chart, targets)
+    flow = Flow(chart if batch_size else in_columns(chart, X), X, targets, loss)
     rule = Rule(flow, step, inertia, normalize, batch_size, key)
     earlier = None
     if resume is None:
