@@ -75,7 +75,7 @@ _SENTENCES = {
     ),
     Status.seeded: (
         "The flow left a plateau along a direction so small there that rounding of the coordinates had a part in it: "
-        "times from here on are not right to rtol; start from a larger scale, or loosen rtol."
+        "times from here on are not right to rtol (of descent: to 1e-4); start from a larger scale, or loosen rtol."
     ),
     Status.loss_jumps: (
         "The modified loss holds the gradient, and jumps where that of this model does, at its kinks: the flow could "

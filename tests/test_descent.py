@@ -345,3 +345,28 @@ def test_descent_from_tiny_factors_passes_the_saddles(momentum):
     values = np.linalg.svd(products, compute_uv=False)
     assert values[0, 1] < 1e-3 and 0.1 < values[1, 1] and 0.1 < values[2, 2]
     np.testing.assert_allclose(traj.model.product, products, atol=1e-11)
+
+
+class Product(eqx.Module):
+    """A factorization of a user's own, in its parameters."""
+
+    A: jax.Array
+    B: jax.Array
+
+    def __call__(self, x):
+        return self.B @ (self.A @ x)
+
+
+def test_descent_says_where_rounding_decides_when_a_plateau_is_left():
+    """From 1e-30 rounding of what is learned first seeds what comes next, in the coordinates that a traced model and a
+    user's own run in; a factorization that is known has coordinates that it does not seed."""
+    target = np.diag([5.0, 2.0, 1.0])
+    small, large = (gflow.models.MatrixFactorization.gaussian([3, 3, 3], s, jax.random.key(2)) for s in (1e-30, 1e-3))
+    given = {"loss": SQUARE, "step": 0.02, "steps": 5000, "throw": False}
+    descend = lambda model: gflow.gradient_descent(model, np.eye(3), target, **given)
+    own = lambda model: Product(*model.factors)
+    assert descend(small).success and descend(large).success
+    for model in (jax.jit(lambda m: descend(m)), lambda m: descend(own(m))):
+        code = lambda traj: int(traj.status_code)
+        assert code(model(small)) == gflow.Status.seeded and code(model(large)) == gflow.Status.success
+    np.testing.assert_allclose(descend(own(large)).final(np.eye(3)[0]), descend(large).final(np.eye(3)[0]), rtol=1e-12)

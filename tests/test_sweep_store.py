@@ -302,6 +302,14 @@ def test_differences_that_no_name_tells(tmp_path, monkeypatch, first, second, me
         run(**alone(second), store=tmp_path / "s.zarr")
 
 
+def test_a_store_of_digits_knows_models_off_its_axes(tmp_path):
+    over = {"a": [0, 1], "b": [0, 1]}
+    given = {"over": over, "save": ["5"], "digits": 15, "workers": 0, "store": tmp_path / "s.zarr"}
+    gflow.sweep(lambda a, b: {"scale": 1 + a * b}, [[1, 2]], [1], **given)
+    with pytest.raises(ValueError, match="was made with other models"):
+        gflow.sweep(lambda a, b: {"scale": 1 + 2 * a * b}, [[1, 2]], [1], **given)
+
+
 def test_other_versions_may_read_but_not_go_on(whole, tmp_path):
     folder = tmp_path / "s.zarr"
     shutil.copytree(whole, folder)

@@ -54,6 +54,36 @@ def test_chunks_of_lost_workers_are_given_out_again():
     assert executor.tasks > 5
 
 
+class Growing(Executor):
+    """A worker at first, three once a task is done, as a cluster that grows."""
+
+    def __init__(self):
+        self.waiting, self.most, self.ready = [], [], threading.Semaphore(0)
+        threading.Thread(target=self._work, daemon=True).start()
+        self._max_workers = 1
+
+    def submit(self, function, *arguments):
+        future = Future()
+        self.waiting.append((future, lambda: function(*arguments)))
+        self.ready.release()
+        return future
+
+    def _work(self):
+        while True:
+            self.ready.acquire()
+            time.sleep(0.05)
+            self.most.append(len(self.waiting))
+            future, task = self.waiting.pop(0)
+            self._max_workers = 3
+            future.set_result(task())
+
+
+def test_workers_that_join_later_get_work(tmp_path):
+    executor = Growing()
+    xr.testing.assert_identical(run(workers=None, executor=executor, store=tmp_path / "s.zarr").load(), run())
+    assert executor.most[0] == 1 and max(executor.most) == 3
+
+
 def test_a_chunk_that_is_lost_again_and_again_ends_the_sweep(tmp_path):
     executor = Losing(ConnectionError("worker is gone"), always=True)
     with pytest.raises(gflow.SweepError, match=r"lost its worker 3 times.*ConnectionError: worker is gone"):

@@ -17,11 +17,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from tqdm.auto import tqdm
 
 from .. import validate
-from ..charts import descent_chart_of
+from ..charts import descent_chart_of, EuclideanChart
 from ..clocks import AbstractClock
 from ..flow import Flow
 from ..invariance import checked
 from ..losses import AbstractLoss, Exponential
+from ..models import MatrixFactorization
 from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from ..status import Status
 from ..symmetric import symmetric, unturned_if_large
@@ -109,9 +110,12 @@ def gradient_descent(
     step, inertia = check_rule(step, steps, momentum, normalize)
     check_batch(batch_size, key, X, observed)
     chart = symmetric(descent_chart_of(model, observed), X, targets, loss)
+    known = isinstance(model, MatrixFactorization) and not validate.traced(model, X, y)
     chart = unturned_if_large(chart, targets)
+    # Of what is known to be small, or not to be, rounding has no part in what grows.
+    watched = type(chart) is EuclideanChart and batch_size is None and not known
     flow = Flow(chart if batch_size else in_columns(chart, X), X, targets, loss)
-    rule = Rule(flow, step, inertia, normalize, batch_size, key)
+    rule = Rule(flow, step, inertia, normalize, batch_size, key, watched)
     earlier = None
     if resume is None:
         place = start(rule)

@@ -56,7 +56,8 @@ def advance(
     def body(carry):
         p, rows, wall = carry
         aim = aims[jnp.minimum(rows.filled, last - 1)]
-        more = lambda p: (p.steps < jnp.minimum(until, wall)) & ~due(p, aim) & sound(p, wall < _NO_WALL)
+        goes_on = lambda p: (p.status == Status.running) & (p.steps < jnp.minimum(until, wall)) & ~due(p, aim)
+        more = lambda p: goes_on(p) & sound(p, wall < _NO_WALL)
         ahead = jax.lax.while_loop(more, lambda p: take(rule, p), p)
         # An iterate that is not finite is not kept. Its predecessor is found by going there again: to carry that along
         # would cost every step a copy.
@@ -73,7 +74,7 @@ def advance(
         )
         status = jnp.where(~saved & (p.steps >= limit), int(Status.steps_used), p.status)
         status = jnp.where(~saved & (p.steps >= wall), lost(rule, p), status)
-        status = jnp.where(rows.filled == last, int(Status.success), status)
+        status = jnp.where((rows.filled == last) & (p.status == Status.running), int(Status.success), status)
         return eqx.tree_at(lambda q: q.status, p, as_code(status)), rows, wall
 
     def unfinished(carry):

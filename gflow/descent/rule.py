@@ -10,10 +10,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
 from ..losses import Square
+from ..plateaus import Plateaus
 from ..status import as_code, Status
 
 # Steps after which coordinates are turned on: to turn costs more than a step.
 _TIDY = 16
+_EPS = float(jnp.finfo(jnp.float64).eps)
+# The least shift of log t by rounding, of the exit from a plateau, that a run ends for.
+_SHIFT = 1e-4
 
 
 class Rule(eqx.Module):
@@ -25,6 +29,8 @@ class Rule(eqx.Module):
     normalize: str | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
     key: Array | None
+    # Whether it is looked at if rounding has a part in when plateaus are left.
+    watched: bool = eqx.field(static=True)
 
     def size(self, k: Int[Array, ""]) -> Float[Array, ""]:
         if callable(self.step):
@@ -69,6 +75,7 @@ class Place(eqx.Module):
     momentum: Array | None
     normalize: str | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
+    plateaus: Plateaus | None
     # Of a run that has ended, the points that were to be saved.
     points: Array | None = None
 
@@ -106,7 +113,7 @@ def start(rule: Rule) -> Place:
     status = jnp.where(jnp.isnan(gamma) | (gamma == -jnp.inf), int(Status.diverged), int(Status.running))
     return Place(
         a, previous, move, log_duration, gamma, never, order, zero, whole, whole, whole, zero, as_code(status),
-        rule.size(zero), rule.momentum, rule.normalize, rule.batch_size,
+        rule.size(zero), rule.momentum, rule.normalize, rule.batch_size, Plateaus.none() if rule.watched else None,
     )  # fmt: skip
 
 
@@ -120,8 +127,22 @@ def _displacement(rule: Rule, here: Place) -> Array:
     return here.move + rule.momentum * rule.flow.chart.displacement(here.coordinates, here.previous)
 
 
+def _watch(here: Place, moved: Array, log_time: Array) -> tuple[Plateaus | None, Array]:
+    """Of a step of these coordinates: what is remembered of plateaus, and the status."""
+    if here.plateaus is None:
+        return None, here.status
+    length = jnp.linalg.norm(moved) / jnp.linalg.norm(here.coordinates)
+    # What rounding leaves of a move says nothing.
+    length = jnp.where(length > 8 * _EPS, length, 0.0)
+    plateaus, seeded = here.plateaus.passing(here.log_time, log_time, length, jnp.asarray(_SHIFT))
+    return plateaus, as_code(jnp.where(seeded, int(Status.seeded), here.status))
+
+
 def take(rule: Rule, here: Place) -> Place:
-    a, k = rule.flow.chart.moved(here.coordinates, _displacement(rule, here)), here.steps + 1
+    d = _displacement(rule, here)
+    a, k = rule.flow.chart.moved(here.coordinates, d), here.steps + 1
+    log_time = jnp.logaddexp(here.log_time, here.log_duration)
+    plateaus, status = _watch(here, d, log_time)
     previous = None if rule.momentum is None else here.coordinates
     if rule.flow.chart.graded:
         a, previous = jax.lax.cond(k % _TIDY == 0, functools.partial(_tidied, rule), lambda *at: at, a, previous)
@@ -141,18 +162,19 @@ def take(rule: Rule, here: Place) -> Place:
         move=move,
         log_duration=log_duration,
         gamma=gamma,
-        log_time=jnp.logaddexp(here.log_time, here.log_duration),
+        log_time=log_time,
         order=order,
         steps=k,
         first=here.first,
         judged=judged,
         best=jnp.where(judged > here.best, judged, here.best),
         best_at=jnp.where(fresh & (judged >= here.best), k, here.best_at),
-        status=here.status,
+        status=status,
         size=rule.size(k),
         momentum=here.momentum,
         normalize=here.normalize,
         batch_size=here.batch_size,
+        plateaus=plateaus,
     )
 
 

@@ -25,6 +25,8 @@ from .problem import Problem
 _TRIES = 3
 # Seconds after which an idle worker process ends.
 _IDLE = 300
+# Seconds after which it is looked at if there are more workers.
+_LOOK = 5.0
 
 
 class SweepError(RuntimeError):
@@ -65,13 +67,14 @@ def run_with(
     more = True
     try:
         while more or lost or running:
-            while len(running) < crew.size * (1 + ahead):
+            room = crew.size() * (1 + ahead)
+            while len(running) < room:
                 chunk = lost.popleft() if lost else next(waiting, None)
                 if chunk is None:
                     more = False
                     break
                 running[crew.submit(worker.compute_packed, key, packed, chunk, tries[chunk])] = chunk
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            for future in wait(running, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
                 chunk = running.pop(future)
                 try:
                     result = future.result()
@@ -112,7 +115,16 @@ class Crew:
                 'mp_context=multiprocessing.get_context("spawn")), or leave executor out.'
             )
         self.executor = executor
-        self.size = _size(executor)
+
+    def size(self) -> int:
+        """How many tasks the executor runs at once, now: workers of a cluster come and go."""
+        workers = getattr(self.executor, "_max_workers", None)
+        if isinstance(workers, int):
+            return workers
+        client = getattr(self.executor, "_client", None)
+        if client is not None:
+            return max(1, sum(client.nthreads().values()))
+        return 2 * cores()
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         try:
@@ -139,8 +151,11 @@ class Processes(Crew):
     _pool: Any = None
     _made: tuple[int, str] | None = None
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, workers: int):
+        self.workers = workers
+
+    def size(self) -> int:
+        return self.workers
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         for _ in range(_TRIES):
@@ -153,15 +168,15 @@ class Processes(Crew):
     def _workers(self) -> Any:
         from loky import ProcessPoolExecutor
 
-        wanted = (self.size, worker.cache_folder())
+        wanted = (self.workers, worker.cache_folder())
         if Processes._pool is None or Processes._made != wanted:
             self.abandon()
             # Threads of BLAS on small systems get in each other's way, and XLA hands every small operation from thread
             # to thread, which doubles the cost of a small flow: NPROC is how many it may use.
             environment = {"JAX_ENABLE_X64": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            environment["NPROC"] = os.environ.get("NPROC", str(max(1, (os.cpu_count() or 1) // self.size)))
+            environment["NPROC"] = os.environ.get("NPROC", str(max(1, (os.cpu_count() or 1) // self.workers)))
             Processes._pool = ProcessPoolExecutor(
-                self.size,
+                self.workers,
                 timeout=_IDLE,
                 env=environment,
                 initializer=worker.begin,
@@ -180,17 +195,6 @@ class Processes(Crew):
         pool, Processes._pool = Processes._pool, None
         if pool is not None:
             pool.shutdown(wait=True, kill_workers=True)
-
-
-def _size(executor: Executor) -> int:
-    """How many tasks an executor runs at once."""
-    workers = getattr(executor, "_max_workers", None)
-    if isinstance(workers, int):
-        return workers
-    client = getattr(executor, "_client", None)
-    if client is not None:
-        return max(1, sum(client.nthreads().values()))
-    return 2 * cores()
 
 
 def has_accelerator() -> bool:

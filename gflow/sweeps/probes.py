@@ -67,8 +67,12 @@ def probe_exact(problem: Problem) -> Probes:
     first = (0,) * len(problem.axes)
     probes = Probes([(first, exact.arguments(problem, first))])
     probes.numbers.append(numbers_of(probes.models[0][1]))
-    for _, _, wanted in _along(problem, functools.partial(exact.arguments, problem)):
+    make = functools.partial(exact.arguments, problem)
+    for _, _, wanted in _along(problem, make):
         probes.numbers.append(numbers_of(wanted))
+    for point in _elsewhere(problem, several=True):
+        with contextlib.suppress(Exception):
+            probes.numbers.append(numbers_of(make(point)))
     return probes
 
 
