@@ -184,7 +184,7 @@ def gradient_flow(
                 position = driver.with_status(position, Status.max_steps)
     if not concrete or int(position.status) in (Status.step_too_small, Status.max_steps):
         position, saves = engine.conclude(flow, position, saves, clock, aims)
-    still = concrete and not clock.counts_loss and int(position.status) in (Status.settled, Status.slow)
+    still = concrete and not clock.counts_loss and int(position.status) in _STILL
     if still and eta is None and _linearizes(flow.chart):
         position, saves = engine.rests_on(flow, position, saves, aims)
     if concrete and eta is not None and int(position.status) in _GIVEN_UP and has_undeclared_kinks(flow):
@@ -199,6 +199,8 @@ def gradient_flow(
 
 # In coordinates, a flow at rest that is looked at more closely.
 _LARGEST_LINEARIZED = 1000
+# What a run may end with that has come to rest.
+_STILL = (Status.settled, Status.slow, Status.step_too_small)
 # What a run may end with that has come to where its loss jumps.
 _GIVEN_UP = (Status.max_steps, Status.slow, Status.step_too_small, Status.settled, Status.seeded)
 

@@ -44,8 +44,9 @@ def rests_on(
     flow: Flow, position: Position, saves: Saves, targets: Float[Array, " S"]
 ) -> tuple[Position, Saves]:
     """A flow that has come to rest to rounding stays there until the last of the times `targets`, if its velocity,
-    linearized there, moves nothing by more than a billionth of the parameters until then. On a plateau a direction
-    grows meanwhile, and the status stays. For charts of a constant metric, in which the linearization is symmetric."""
+    linearized there, moves nothing by more than a billionth of the parameters until then; nor gamma by more than a
+    millionth of it, where its steps became too small before all was rounding. On a plateau a direction grows meanwhile, and
+    the status stays. For charts of a constant metric, in which the linearization is symmetric."""
     a = position.state[:-1]
 
     def velocity(b):
@@ -59,7 +60,10 @@ def rests_on(
     left = jnp.exp(targets[-1]) - jnp.exp(position.log_time)
     # The integral of exp(rate t).
     span = jnp.where(rates == 0, left, jnp.expm1(rates * left) / jnp.where(rates == 0, 1.0, rates))
-    rests = _norm(ways.T @ velocity(a) * span) <= 1e-9 * _norm(a)
+    pull = ways.T @ velocity(a)
+    rests = _norm(pull * span) <= 1e-9 * _norm(a)
+    gain = jnp.exp(position.gamma) * jnp.sum(pull**2 * span)
+    rests = rests & ((position.status != Status.step_too_small) | (gain <= 1e-6 * jnp.abs(position.gamma)))
     return _resting(position, saves, rests, targets)
 
 
