@@ -5,14 +5,19 @@ It stands outside the package because importing gflow already needs them.
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
     os.environ["JAX_ENABLE_X64"] = "1"
-    from gflow.cli import main as run
-
     try:
+        from gflow.cli import main as run
+
         run()
+    except KeyboardInterrupt:
+        # Before the command itself could say more.
+        print("\ngflow: interrupted", file=sys.stderr)
+        sys.exit(130)
     finally:
         # A second Ctrl-C would end the process in the midst of its last words.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -37,10 +37,18 @@ from .turned import error_of_units
 _EPS = float(jnp.finfo(jnp.float64).eps)
 # Rounding of those pulls over what they leave: to 100 the steps of LogRadau get through.
 _MOST_ROUNDING = 100.0
+# What is smaller, beside the largest, is followed no further: its square would leave float64.
+_LEAST = 1e-140
 
 
 def _product(factors: tuple) -> Array:
     return functools.reduce(lambda below, above: above @ below, factors)
+
+
+def _without_least(v: Array, axis: Any) -> Array:
+    """Zeros for entries, or rows or columns, that are nothing beside the others."""
+    size = jnp.max(jnp.abs(v), axis=axis, keepdims=True) if axis != () else jnp.abs(v)
+    return jnp.where(size < _LEAST * jnp.max(size), 0.0, v)
 
 
 class GradedChart(AbstractChart):
@@ -158,7 +166,9 @@ class GradedChart(AbstractChart):
         learned = jnp.abs(R) < 0.5 * self.target
         ratio = jnp.where(learned, (self.target + R) / jnp.where(learned, P, 1.0), 1.0)
         G[-1] = G[-1] * jnp.prod(ratio, axis=1)[:, None]
-        return tuple(G), Q, jnp.where(learned, R, _product(tuple(G)) - self.target)
+        R = jnp.where(learned, R, _product(tuple(G)) - self.target)
+        G[0], G[-1] = _without_least(G[0], axis=0), _without_least(G[-1], axis=1)
+        return tuple(G), Q, _without_least(R, axis=())
 
     def readout(self, a):
         return None

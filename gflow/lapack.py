@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .one_kernel import eliminate, inside
-
 _DEALT = 200_000
 """Operations (as jaxlib estimates them) from which a batch is dealt out."""
 _version = version("jaxlib")
@@ -68,8 +66,6 @@ def solve(A: Array, b: Array) -> Array:
 
 
 def _solve(A: Array, b: Array) -> Array:
-    if inside():
-        return eliminate(A, b)
     # Factored beside A, b becomes L^-1 P b: P itself would take a loop over the rows, as long as the rest.
     n = A.shape[1]
     factors = _factors(jnp.concatenate([A, b], axis=1))

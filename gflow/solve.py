@@ -24,7 +24,6 @@ from .kinks.events import EventLog, join_logs
 from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
 from .modified import check_eta, ModifiedFlow
-from .one_kernel import one_kernel
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
 from .status import Status
@@ -112,6 +111,7 @@ def gradient_flow(
     """
     X, y, targets, observed = prepare(model, X, y, loss)
     validate.check_solver(solver)
+    validate.check_progress(progress)
     validate.check_numbers(rtol, max_steps)
     validate.check_metrics(metrics, resume)
     if not declared(model):
@@ -235,15 +235,13 @@ class _Engine(NamedTuple):
     refuse_points: Callable
 
     @classmethod
-    def of(cls, module: Any, advance_whole: Callable) -> "_Engine":
+    def of(cls, module: Any) -> "_Engine":
         compiled = (module.start, module.change_solver, module.advance, module.conclude, module.rests_on)
         start, change_solver, advance, conclude, rests_on = map(eqx.filter_jit, compiled)
-        return cls(start, change_solver, advance, advance_whole, conclude, rests_on, module.refuse_points)
+        return cls(start, change_solver, advance, module.advance, conclude, rests_on, module.refuse_points)
 
 
-_SMOOTH = _Engine.of(driver, one_kernel(driver.advance))
-# Nothing for a kernel: it sorts and scatters.
-_PIECEWISE = _Engine.of(kinks_loop, kinks_loop.advance)
+_SMOOTH, _PIECEWISE = _Engine.of(driver), _Engine.of(kinks_loop)
 
 
 def _phases(flow: Flow, clock: AbstractClock, end: Any, resume: Any) -> tuple[Phase, ...]:

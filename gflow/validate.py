@@ -86,6 +86,8 @@ def check_data(X: Any, y: Any, loss: Any) -> None:
         raise ValueError(f"X must hold at least one sample and one feature, not shape {np.shape(X)}.")
     if not traced(X) and not np.all(np.isfinite(X)):
         raise ValueError("X must be finite, but it holds NaN or infinite values; remove or impute them.")
+    if np.ma.is_masked(X):
+        raise ValueError("X must not be masked: every feature of a sample counts; leave samples out or fill them in.")
     if np.ma.is_masked(y) and (np.ndim(y) == 1 or np.all(np.ma.getmaskarray(y))):
         raise ValueError(
             "y may be masked where single entries of array outputs are not observed, but not everywhere, and not with "
@@ -183,6 +185,11 @@ def check_rtol(rtol: Any) -> None:
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol!r}.")
     if not traced(rtol) and not (np.ndim(rtol) == 0 and 1e-13 <= rtol <= 0.1):
         raise ValueError(f"rtol must be a number between 1e-13 and 0.1, not {rtol}.")
+
+
+def check_progress(progress: Any) -> None:
+    if not isinstance(progress, bool) and not callable(progress):
+        raise ValueError(f"progress must be True, False or a function, not {progress!r}.")
 
 
 def check_numbers(rtol: Any, max_steps: Any) -> None:

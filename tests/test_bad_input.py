@@ -53,6 +53,8 @@ class Integers(eqx.Module):
 
 CASES = {
     "X of one axis": (dict(X=X[0]), "X must have shape (N, d) and y shape (N,) with the same N, not (3,) and (2,)."),
+    "X masked": (dict(X=np.ma.masked_greater(X, 1.0)), "X must not be masked: every feature of a sample counts; leave samples out or fill them in."),
+    "progress": (dict(progress="bar"), "progress must be True, False or a function, not 'bar'."),
     "y too short": (dict(y=y[:1]), "X must have shape (N, d) and y shape (N,) with the same N, not (2, 3) and (1,)."),
     "y of two axes": (
         dict(y=y[:, None]),

@@ -293,6 +293,9 @@ def batches_of_two():
 BAD = {
     "steps": (dict(steps=0), "steps must be a positive integer, not 0."),
     "step": (dict(step=-1.0), "step must be positive and finite, not -1.0."),
+    "no argument": (dict(step=lambda: 0.1), "step must be a function of the step k alone, but calling it failed: "),
+    "half a step": (dict(save=[0.5, 20]), "save must hold numbers of steps, integers, not [0.5, 20.0]"),
+    "progress": (dict(progress=3), "progress must be True, False or a function, not 3."),
     "few sizes": (dict(step=np.ones(3)), "step must hold a size for each of 20 steps, but it has 3."),
     "momentum": (dict(momentum=1.0), "momentum must be a number in [0, 1), not 1.0."),
     "normalize": (dict(normalize="l2"), "normalize must be 'loss', 'gradient' or None, not 'l2'."),

@@ -109,8 +109,21 @@ def test_initializations():
     assert [W.shape for W in model.factors] == [(5, 3), (3, 5), (4, 3)]
     np.testing.assert_allclose(model.product, A, rtol=1e-12)
     assert gflow.metrics.balancedness(list(model.factors)) < 1e-14
+    for product in (np.outer([1.0, -2.0, 0.5], [0.3, 1.1, 0.7]), np.outer([0.1, 0.7, 0.2], [0.1, 0.7, 0.2])):
+        # Roots of what rounding leaves of a singular value would be seeds: 1e-17^(1/3).
+        assert all(np.linalg.matrix_rank(W, tol=1e-100) == 1 for W in MF.balanced(product, 3).factors)
     gaussian = MF.gaussian([200, 100, 300], 2.0, jax.random.key(0))
     np.testing.assert_allclose([jnp.std(W) for W in gaussian.factors], [2 / 200**0.5, 2 / 100**0.5], rtol=0.02)
+
+
+def test_a_network_too_narrow_for_its_target_rests_at_the_best_it_can():
+    """What it has learned decays below the squares of float64, beside a residual that stays."""
+    model = MF.gaussian([3, 2, 2, 3], 0.5, jax.random.key(0))
+    X, y = gflow.observe.everything(np.diag([3.0, 2.0, 1.0]))
+    loss = gflow.losses.Square(reduction="sum")
+    traj = gflow.gradient_flow(model, X, y, loss=loss, clock=gflow.TimeClock(), stop=300.0)
+    np.testing.assert_allclose(traj.final.product, np.diag([3.0, 2.0, 0.0]), atol=1e-8)
+    np.testing.assert_allclose(traj.neg_log_loss, np.log(2.0), rtol=1e-8)
 
 
 def test_observations():

@@ -11,7 +11,7 @@ import gflow
 ROOT = Path(gflow.__file__).parent
 # Foundations first. A room is a module or a folder of gflow.
 ROOMS = [
-    "status", "one_kernel", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
+    "status", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
     "plateaus", "modified", "solvers", "driver", "kinks", "models", "limits", "mixed_units", "turned", "symmetric",
     "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent", "metrics", "precise",
     "sweeps", "plots", "explorer", "studies", "cli",

@@ -15,8 +15,7 @@ from small_sweep import network, planned, run, SAVE, SCALES, SOLVER, X, y
 from test_driver import counting_compilations
 
 import gflow
-from gflow import one_kernel
-from gflow.sweeps import batch, chunks, models, probes
+from gflow.sweeps import chunks, models, probes
 
 
 def l1(model):
@@ -69,18 +68,6 @@ def test_one_compilation_for_a_shape(ds):
 def test_results_do_not_depend_on_the_company(ds):
     many = run(over={"scale": np.unique([*SCALES, *np.geomspace(0.03, 3.0, 90)])})
     xr.testing.assert_identical(many.sel(scale=SCALES).drop_attrs(), ds.drop_attrs())
-
-
-def test_kernels_give_the_same(monkeypatch):
-    """What sweeps of many points run is the same flow, to rounding that LogRadau carries along."""
-    tagged, settings = [], {"solver": gflow.LogRadau(3), "over": {"scale": [0.1, 1.0, 5.0]}, "save": [1.0, 1e4]}
-    plain, tag = run(**settings), one_kernel._tagged
-    monkeypatch.setattr(one_kernel, "_tagged", lambda v: tagged.append(1) or tag(v))
-    monkeypatch.setattr(batch, "_MANY", 1)
-    kernels = run(**settings)
-    assert bool(tagged) == (one_kernel.options() is not None)
-    for name in ("beta", "log_time", "neg_log_loss", "steps"):
-        np.testing.assert_allclose(kernels[name], plain[name], rtol=1e-9)
 
 
 def test_threads_give_the_same(ds):

@@ -44,6 +44,7 @@ CASES = {
     "not repeated": (dict(make_model=lambda scale: network(scale * RNG.random())), "make_model must give the same model whenever it is called with the same values, but two calls at scale ="),
     "not taken": (dict(over={"scal": [1.0]}), "make_model cannot be called with scal: missing a required argument: 'scale'."),
     "masked": (dict(y=np.ma.masked_array(y, mask=[False, True])), "X and y must not be masked in a sweep; leave out the samples that have no value."),
+    "progress": (dict(progress=3), "progress must be True, False or a function, not 3."),
     "batching": (dict(batching="scan"), "batching must be 'map', 'vmap' or 'single', not 'scan'."),
     "loss twice": (dict(loss=gflow.losses.Logistic(), over={"scale": [1.0], "loss": [gflow.losses.Exponential()]}), "loss cannot be given beside over['loss']; leave it out."),
     "rtol twice": (dict(rtol=1e-4, over={"scale": [1.0], "rtol": [1e-6]}), "rtol cannot be given beside over['rtol']; leave it out."),

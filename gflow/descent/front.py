@@ -107,6 +107,7 @@ def gradient_descent(
     """
     X, y, targets, observed = prepare(model, X, y, loss)
     validate.check_metrics(metrics, resume)
+    validate.check_progress(progress)
     step, inertia = check_rule(step, steps, momentum, normalize)
     check_batch(batch_size, key, X, observed)
     chart = symmetric(descent_chart_of(model, observed), X, targets, loss)

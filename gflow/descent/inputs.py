@@ -38,6 +38,8 @@ def check_rule(step: Any, steps: Any, momentum: Any, normalize: Any) -> tuple[An
             raise ValueError(
                 "step must be a function that JAX can trace: of the step k, an array, with jnp.where in place of if."
             ) from error
+        except TypeError as error:
+            raise ValueError(f"step must be a function of the step k alone, but calling it failed: {error}.") from error
         if np.ndim(size) != 0 or not validate.real(np.zeros((), getattr(size, "dtype", float))):
             raise ValueError(f"step must return one step size, a number, for a step k, but it returns {size!r}.")
     if validate.traced(momentum):
@@ -87,6 +89,8 @@ def points_of(
     points = np.asarray([] if save is None else save, float)
     if not (np.all(np.isfinite(points)) and np.all(np.diff(points) > 0)):
         raise ValueError("save must be finite and strictly increasing; sort it and drop repeated points.")
+    if clock is None and np.any(points != np.round(points)):
+        raise ValueError(f"save must hold numbers of steps, integers, not {points.tolist()}; or pass a clock.")
     start = float(place.gamma) + 0.0 if clock is not None and clock.counts_loss else 0.0
     if earlier is not None and points.size:
         known = len(earlier.neg_log_loss)

@@ -45,8 +45,8 @@ def rests_on(
 ) -> tuple[Position, Saves]:
     """A flow that has come to rest to rounding stays there until the last of the times `targets`, if its velocity,
     linearized there, moves nothing by more than a billionth of the parameters until then; nor gamma by more than a
-    millionth of it, where its steps became too small before all was rounding. On a plateau a direction grows meanwhile, and
-    the status stays. For charts of a constant metric, in which the linearization is symmetric."""
+    millionth of it, where its steps became too small before all was rounding. On a plateau a direction grows meanwhile,
+    and the status stays. For charts of a constant metric, in which the linearization is symmetric."""
     a = position.state[:-1]
 
     def velocity(b):

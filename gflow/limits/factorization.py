@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpmath import mpf
 
-from ..validate import real, real_array, whole
+from ..validate import real, real_array, traced, whole
 from . import eigenvalue
 from .eigenvalue import GUARD, mp
 
@@ -252,6 +252,8 @@ def _each(formula: Callable, digits: int | None, **named: Any) -> Any:
     """`formula` on every element of arrays that broadcast together, at a precision of `digits` and some."""
     if digits is not None:
         whole("digits", digits)
+    if name := next((name for name, value in named.items() if traced(value)), None):
+        raise ValueError(f"{name} must be known, not traced: mpmath computes closed forms outside of jit and vmap.")
     arrays = np.broadcast_arrays(*(np.asarray(value, dtype=object) for value in named.values()))
     with mp.workdps((16 if digits is None else digits) + GUARD):
         out = np.empty(arrays[0].shape, dtype=object)

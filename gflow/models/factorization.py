@@ -105,7 +105,8 @@ class MatrixFactorization(eqx.Module):
     def balanced(cls, product: Any, depth: int, widths: Sequence[int] | None = None) -> "MatrixFactorization":
         """Balanced factors, W_{j+1}^T W_{j+1} = W_j W_j^T, of a given product A = U S V^T.
 
-        W_1 = S^(1/N) V^T, W_N = U S^(1/N) and S^(1/N) between, filled up with zeros.
+        W_1 = S^(1/N) V^T, W_N = U S^(1/N) and S^(1/N) between, filled up with zeros. Singular values within rounding of
+        the largest are zero, so that a product of rank r has factors of rank r.
 
         **Arguments:**
 
@@ -186,14 +187,18 @@ class MatrixFactorization(eqx.Module):
 
 def _singular(A: Array) -> tuple[Array, Array, Array]:
     """U, S and V^T; U = V to the last bit where A is symmetric and positive semidefinite, so that factors are each
-    other's transposes."""
+    other's transposes. Singular values that are rounding are none: their roots would be seeds."""
     if not isinstance(A, Tracer) and A.shape[0] == A.shape[1] and np.array_equal(A, A.T):
         values, V = np.linalg.eigh(A)
         if values[0] >= -len(A) * np.finfo(float).eps * np.abs(values).max():
             U = jnp.asarray(V[:, ::-1])
-            return U, jnp.asarray(np.maximum(values[::-1], 0.0)), U.T
+            return U, _without_rounding(jnp.asarray(values[::-1]), A.shape), U.T
     U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
-    return U, s, Vt
+    return U, _without_rounding(s, A.shape), Vt
+
+
+def _without_rounding(s: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.where(s > max(shape) * jnp.finfo(float).eps * s[0], s, 0.0)
 
 
 def _several(name: str, values: Any) -> list[int]:

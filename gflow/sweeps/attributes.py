@@ -128,11 +128,11 @@ def _hash_metrics(problem: Problem, probes: Probes) -> str:
         digest.update(name.encode())
         for point, model in probes.models:
             X, y = problem.data[problem.data_index(point)]
-            digest.update(computation(functools.partial(metric_of, metric), model, X, y))
+            digest.update(computation(functools.partial(metric_of, name, metric), model, X, y))
     return digest.hexdigest()
 
 
-def metric_of(metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
+def metric_of(name: str, metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
     """A metric of one model, called as `gradient_flow` calls it."""
     models = jax.tree.map(lambda v: v[None] if eqx.is_array(v) else v, model)
-    return measure({"": metric}, models, jnp.asarray(X, float), jnp.asarray(y, float))[""][0]
+    return measure({name: metric}, models, jnp.asarray(X, float), jnp.asarray(y, float))[name][0]

@@ -6,9 +6,6 @@ at once (`vmap`), which is why those that cost about the same share one. Either 
 over the devices that JAX sees.
 """
 
-import contextlib
-import functools
-import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from .. import one_kernel
 from ..losses import MarginLoss
 from ..memory_maps import make_room
 from ..solve import gradient_flow
@@ -116,8 +112,7 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
         "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),
         "meant": jnp.arange(problem.batch) < len(points),
     }
-    many = math.prod(len(axis) for axis in problem.axes) >= _MANY
-    return _run(models, each, program, fixed, many)
+    return _run(models, each, program, fixed)
 
 
 def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
@@ -133,19 +128,11 @@ def solver_of(problem: Problem, model: Any, X: Any, y: Any, loss: Any) -> Any:
     return None
 
 
-# Points of a sweep from which kernels, which take some seconds more to compile, are worth it.
-_MANY = 1000
-
-
-def _run(models: Any, each: dict, program: dict, fixed: tuple, many: bool) -> dict[str, Any]:
-    if fixed[-1] == "map" and many:
-        # What XLA cannot compile as kernels, or what fails either way, goes on below.
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            return _program(True)(models, each, program, fixed, True)
+def _run(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
     if fixed[-1] == "map":
-        return _program(False)(models, each, program, fixed, False)
+        return _compute(models, each, program, fixed)
     with _ALONE:
-        return jax.block_until_ready(_program(False)(models, each, program, fixed, False))
+        return jax.block_until_ready(_compute(models, each, program, fixed))
 
 
 # Batches of LAPACK's operations, which vmap makes, may wait for ever for those of another thread (see gflow.lapack):
@@ -153,15 +140,8 @@ def _run(models: Any, each: dict, program: dict, fixed: tuple, many: bool) -> di
 _ALONE = threading.Lock()
 
 
-@functools.cache
-def _program(kernels: bool) -> Any:
-    compiled: Any = eqx.filter_jit
-    return compiled(compute, compiler_options=one_kernel.options() if kernels else None)
-
-
-def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool = False) -> dict[str, Any]:
-    """Flows of `models`, which have a leading axis as `each` has, as `kernels` of their own or not. Compiled once for
-    all of one structure and shape."""
+def compute(models: Any, each: dict, program: dict, fixed: tuple) -> dict[str, Any]:
+    """Flows of `models`, which have a leading axis as `each` has. Compiled once for all of one structure and shape."""
     clock, solver, metrics, batching = fixed
     arrays, rest = eqx.partition(models, eqx.is_array)
 
@@ -191,7 +171,7 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool 
         # Rows that only fill the program up cost nothing.
         return jax.lax.map(lambda p: jax.lax.cond(p[1]["meant"], one, lambda _: nothing, p), points)
 
-    run = jax.vmap(one) if batching == "vmap" else one_kernel.allowed()(in_turn) if kernels else in_turn
+    run = jax.vmap(one) if batching == "vmap" else in_turn
     # Lineax, of Diffrax's implicit solvers, takes the types of a shard for others than its own.
     devices = 1 if isinstance(solver, diffrax.AbstractImplicitSolver) else jax.local_device_count()
     if devices > 1 and each["meant"].shape[0] % devices == 0:
@@ -202,6 +182,9 @@ def compute(models: Any, each: dict, program: dict, fixed: tuple, kernels: bool 
         dealt = run(jax.tree.map(lambda v: _across(v, -1, devices), (arrays, each)))
         return jax.tree.map(lambda v: _across(v, devices, -1), dealt)
     return run((arrays, each))
+
+
+_compute = eqx.filter_jit(compute)
 
 
 def _across(v: jax.Array, *shape: int) -> jax.Array:

@@ -50,6 +50,19 @@ def undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """What starts here never hears Ctrl-C, not even before it can say so for itself."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_here(problem: Problem, chunks: Iterable[Chunk], take: Callable[[Chunk, Any], None]) -> None:
     for chunk in chunks:
         take(chunk, worker.compute(problem, chunk))
@@ -160,7 +173,8 @@ class Processes(Crew):
     def submit(self, function: Callable, *arguments: Any) -> Future:
         for _ in range(_TRIES):
             try:
-                return self._workers().submit(function, *arguments)
+                with _deaf():
+                    return self._workers().submit(function, *arguments)
             except BrokenExecutor:
                 Processes._pool = None
         raise SweepError("worker processes end as soon as they start; pass workers=0 to run in this process.")

@@ -114,6 +114,7 @@ def sweep(
         raise ValueError(f"executor must be a concurrent.futures.Executor, not {executor!r}.")
     if not isinstance(store, str | os.PathLike | None):
         raise ValueError(f"store must be the path of a folder, not {store!r}.")
+    validate.check_progress(progress)
     try:
         problem, layout = plan(
             make_model,

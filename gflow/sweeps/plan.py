@@ -257,7 +257,7 @@ def _shapes(problem: Problem, point: tuple[int, ...], model: Any) -> dict[str, t
     X, y = problem.data[problem.data_index(point)]
     for name, metric in problem.metrics.items():
         try:
-            value = eqx.filter_eval_shape(functools.partial(metric_of, metric), model, X, y)
+            value = eqx.filter_eval_shape(functools.partial(metric_of, name, metric), model, X, y)
         except Exception as error:
             raise ValueError(f"metrics[{name!r}] cannot be computed: {type(error).__name__}: {error}") from error
         if jnp.issubdtype(value.dtype, jnp.complexfloating):

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from mpmath import mp, mpf
@@ -169,6 +170,7 @@ def test_step_bound_of_perturbed_factors(depth):
         (lambda: closed.scalar_flow(-1.0, 1.0, 2, 0.1), "time must not be negative"),
         (lambda: closed.scalar_flow(np.nan, 1.0, 2, 0.1), "time must be finite, not nan"),
         (lambda: closed.learning_time(-1.0, 2, 0.1), "target must be positive to be learned, not -1.0"),
+        (lambda: jax.jit(lambda a: closed.scalar_flow(1.0, 1.0, 3, a))(0.1), "scale must be known, not traced"),
         (lambda: closed.perturbed_flow(1.0, 1.0, 3, 0.2, 0.1), "0 < first < others"),
         (lambda: closed.rank_interval([1.0, 2.0], 1, 2, 0.1), "eigenvalues must decrease"),
     ],
