@@ -1,7 +1,7 @@
 """Flows of an eigenvalue of the factors in closed form, in mpmath at working precision: see `factorization`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mpmath
 from mpmath import mpf
@@ -125,35 +125,80 @@ def imbalanced(t: Any, y: Any, a: Any, d: Any) -> Any:
         return D / 4 * (E - 1 / E)
 
 
-def perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
-    if t < 0:
-        raise ValueError(f"time must not be negative, not {mp.nstr(t)}.")
-    if not 0 < a < d:
-        raise ValueError(f"first and others must have 0 < first < others, not {mp.nstr(a)} and {mp.nstr(d)}.")
+class _Path(NamedTuple):
+    """A monotone coordinate v of the flow, from `start` to `limit`, its velocity, and the product p."""
+
+    start: Any
+    limit: Any
+    rate: Callable
+    product: Callable
+
+
+def _smaller(y: Any, N: int, a: Any, d: Any) -> _Path:
+    """Of |a| < d: v = a, and d = (v^2 + D)^(1/2) is never zero."""
     D = d**2 - a**2
     other = lambda v: mp.sqrt(v**2 + D)
-    rate = lambda v: other(v) ** (N - 1) * (y - v * other(v) ** (N - 1))
-    # v other(v)^(N-1) rises, and is beyond v^N in size.
+    product = lambda v: v * other(v) ** (N - 1)
+    # The product rises, and is beyond v^N in size.
     bound = mp.sign(y) * abs(y) ** (mpf(1) / N)
     steep = lambda v: other(v) ** (N - 1) + (N - 1) * v**2 * other(v) ** (N - 3)
     least = mp.eps * abs(y) / other(bound) ** (N - 1)
-    limit = _root(lambda v: v * other(v) ** (N - 1) - y, steep, min(bound, 0), max(bound, 0), least)
-    if abs(limit - a) <= 4 * mp.eps * a:
+    limit = _root(lambda v: product(v) - y, steep, min(bound, 0), max(bound, 0), least)
+    return _Path(a, limit, lambda v: other(v) ** (N - 1) * (y - product(v)), product)
+
+
+def _larger(y: Any, N: int, a: Any, d: Any) -> _Path:
+    """Of a > d: v = d, and a = (v^2 + E)^(1/2) is never zero. Towards a target that is not positive d dies out."""
+    E = a**2 - d**2
+    other = lambda v: mp.sqrt(v**2 + E)
+    product = lambda v: other(v) * v ** (N - 1)
+    steep = lambda v: v**N / other(v) + (N - 1) * other(v) * v ** (N - 2)
+    limit = mpf(0)
+    if y > 0:
+        bound = y ** (mpf(1) / N)
+        limit = _root(lambda v: product(v) - y, steep, mpf(0), bound, mp.eps * bound)
+    return _Path(d, limit, lambda v: other(v) * v ** (N - 2) * (y - product(v)), product)
+
+
+def perturbed(t: Any, y: Any, N: int, a: Any, d: Any) -> Any:
+    if t < 0:
+        raise ValueError(f"time must not be negative, not {mp.nstr(t)}.")
+    # Signs of two factors cancel.
+    a, d = a * mp.sign(d) ** (N - 1), abs(d)
+    side = mp.sign(a)
+    if d == 0:
+        return mpf(0)
+    if abs(a) == d:
+        return side * flow(t, side * y, N, d) ** N
+    if abs(a) < d:
+        return _after(t, _smaller(y, N, a, d))
+    return side * _after(t, _larger(side * y, N, abs(a), d))
+
+
+def _after(t: Any, path: _Path) -> Any:
+    """The product at time t."""
+    start, limit = path.start, path.limit
+    if abs(limit - start) <= 4 * mp.eps * max(abs(limit), abs(start)):
         # It starts at the stationary point.
-        return mpf(y)
-    at = lambda x: limit + (a - limit) / (1 + mp.exp(x))
-    # Along x the integrand is smooth, and flat at both ends.
-    slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / rate(at(x))
+        return path.product(limit)
+    at = lambda x: limit + (start - limit) / (1 + mp.exp(x))
+    # Along x the integrand is smooth, and flat at both ends, or grows like an exponential.
+    slope = lambda x: -(start - limit) / (4 * mp.cosh(x / 2) ** 2) / path.rate(at(x))
     span = lambda x, z: mp.quad(slope, [x, z], method="gauss-legendre")
-    x, most, passed, small = -mp.ln(10) * (mp.dps + 5), mp.ln(10) * (mp.dps + 5), mpf(0), +mp.eps
-    with mp.extradps(int(mp.dps / 2)):
+    # Where the two differ in size, the smaller is to keep its digits beside the larger.
+    apart = int(abs(mp.log10(abs(limit / start)))) + 1 if start and limit else 0
+    x, most, passed, small = -mp.ln(10) * (mp.dps + 5 + apart), mp.ln(10) * (mp.dps + 5 + apart), mpf(0), +mp.eps
+    if limit == 0:
+        # Followed down to what no float64 holds.
+        most += 400 * mp.ln(10)
+    with mp.extradps(int(mp.dps / 2) + apart):
         v = limit
         while x < most:
             ahead = passed + span(x, x + 4)
             if ahead >= t:
                 # Near the limit x is known, and needed, to fewer digits.
-                enough = small * (1 + abs(limit / (a - limit)) * mp.exp(x))
+                enough = small * (1 + abs(limit / (start - limit)) * mp.exp(x))
                 v = at(_root(lambda z, x=x, passed=passed: passed + span(x, z) - t, slope, x, x + 4, enough))
                 break
             x, passed = x + 4, ahead
-        return v * other(v) ** (N - 1)
+        return path.product(v)

@@ -115,9 +115,10 @@ def perturbed_flow(
 
     For N = 2 with D = |d^2 - a^2| > 0, p = (D/2) sinh(theta) and theta' = 2 lambda - D sinh(theta): E = e^theta has
     (E - E_+) / (E - E_-) proportional to e^(-sqrt(4 lambda^2 + D^2) t), with E_+- = (2 lambda +- sqrt(4 lambda^2 +
-    D^2)) / D. With it negative eigenvalues are reached. For N >= 3 the time is an integral over a, by quadrature.
+    D^2)) / D. With it negative eigenvalues are reached. For N >= 3 the time is an integral over the smaller of |a| and
+    |d|, by quadrature; a product below 1e-400 counts as zero.
 
-    **Arguments:** as in `scalar_flow`; `first` and `others` are any real numbers for N = 2, and 0 < a < d for N >= 3.
+    **Arguments:** as in `scalar_flow`; `first` and `others` are any real numbers.
 
     **Returns:** p(t).
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from mpmath import mp, mpf
+from scipy.integrate import solve_ivp
 
 from gflow import precise
 from gflow.limits import factorization as closed
@@ -171,7 +172,7 @@ def test_step_bound_of_perturbed_factors(depth):
         (lambda: closed.scalar_flow(np.nan, 1.0, 2, 0.1), "time must be finite, not nan"),
         (lambda: closed.learning_time(-1.0, 2, 0.1), "target must be positive to be learned, not -1.0"),
         (lambda: jax.jit(lambda a: closed.scalar_flow(1.0, 1.0, 3, a))(0.1), "scale must be known, not traced"),
-        (lambda: closed.perturbed_flow(1.0, 1.0, 3, 0.2, 0.1), "0 < first < others"),
+        (lambda: closed.perturbed_flow(-1.0, 1.0, 3, 0.2, 0.1), "time must not be negative"),
         (lambda: closed.rank_interval([1.0, 2.0], 1, 2, 0.1), "eigenvalues must decrease"),
     ],
 )
@@ -185,3 +186,32 @@ def test_perturbed_flow_of_a_target_of_zero_and_nearly_equal_factors(depth):
     # Equal factors: d^(2 - 2N) grows by (2N - 2) t.
     equal = (0.1 ** (2 - 2 * depth) + (2 * depth - 2) * 3.0) ** (-depth / (2 * depth - 2))
     assert closed.perturbed_flow(3.0, 0.0, depth, 0.0999999, 0.1) == pytest.approx(equal, rel=1e-5)
+
+
+# a > d > 0, signs of either, equal sizes, and zeros.
+IMBALANCED = [
+    (3, 0.9, 0.2), (3, -0.9, 0.2), (3, -0.2, 0.9), (4, 0.7, -0.3), (4, -0.7, -0.3), (5, 0.4, 0.4), (5, -0.4, 0.4),
+    (3, 0.0, 0.5), (4, 0.5, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("depth, first, others", IMBALANCED)
+@pytest.mark.parametrize("target", [1.5, 0.0, -0.7])
+def test_imbalanced_factors_of_any_size_and_sign(depth, first, others, target):
+    """Against the equations of both."""
+
+    def slopes(t, z):
+        miss = target - z[0] * z[1] ** (depth - 1)
+        return [z[1] ** (depth - 1) * miss, z[0] * z[1] ** (depth - 2) * miss]
+
+    end = solve_ivp(slopes, (0, 4.0), [first, others], method="DOP853", rtol=1e-12, atol=1e-17).y[:, -1]
+    found = closed.perturbed_flow(4.0, target, depth, first, others)
+    np.testing.assert_allclose(float(found), end[0] * end[1] ** (depth - 1), rtol=1e-9, atol=1e-13)
+
+
+def test_imbalanced_flow_dies_out_with_all_digits():
+    """d' = -a d (1 + a d^2) with a^2 = d^2 + E: 20 later it has as many digits."""
+    with mp.workdps(60):
+        early, late = (closed.perturbed_flow(t, -1, 3, 1, "0.3", digits=40) for t in (400, 420))
+        # a -> E^(1/2) and d' = -a d: p falls as exp(-2 E^(1/2) t).
+        np.testing.assert_allclose(float(mp.log(early / late)), 40 * 0.91**0.5, rtol=1e-14)
