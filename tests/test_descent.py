@@ -373,3 +373,19 @@ def test_descent_says_where_rounding_decides_when_a_plateau_is_left():
         code = lambda traj: int(traj.status_code)
         assert code(model(small)) == gflow.Status.seeded and code(model(large)) == gflow.Status.success
     np.testing.assert_allclose(descend(own(large)).final(np.eye(3)[0]), descend(large).final(np.eye(3)[0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"momentum": 0.99},
+        {"momentum": 0.999, "step": 0.3},
+        {"step": lambda k: 0.05 * (1 + jnp.cos(jnp.pi * k / 5000)) + 1e-9},
+        {"step": np.repeat([0.1, 1e-4], 2500), "momentum": 0.9},
+    ],
+)
+def test_what_comes_to_rest_has_left_no_plateau(rule):
+    """Heavy balls turn, and schedules end, without a plateau."""
+    given = {"loss": gflow.losses.Square(), "step": 0.1, "steps": 5000} | rule
+    assert gflow.gradient_descent(linear(), DATA, LABELS, **given).success
+    assert gflow.gradient_descent(gflow.models.LinearModel(1), np.ones((1, 1)), np.ones(1), **given).success

@@ -114,7 +114,9 @@ def gradient_descent(
     known = isinstance(model, MatrixFactorization) and not validate.traced(model, X, y)
     chart = unturned_if_large(chart, targets)
     # Of what is known to be small, or not to be, rounding has no part in what grows.
-    watched = type(chart) is EuclideanChart and batch_size is None and not known
+    watched = type(chart) is EuclideanChart and batch_size is None and normalize is None and not known
+    # A ball goes on at the speed that larger steps gave it.
+    watched = watched and (inertia is None or not (callable(step) or jnp.ndim(step)))
     flow = Flow(chart if batch_size else in_columns(chart, X), X, targets, loss)
     rule = Rule(flow, step, inertia, normalize, batch_size, key, watched)
     earlier = None

@@ -18,6 +18,8 @@ _TIDY = 16
 _EPS = float(jnp.finfo(jnp.float64).eps)
 # The least shift of log t by rounding, of the exit from a plateau, that a run ends for.
 _SHIFT = 1e-4
+# A run rests whose coordinates move by less of their size in a step.
+_SLOW = 1e-7
 
 
 class Rule(eqx.Module):
@@ -53,6 +55,18 @@ class Rule(eqx.Module):
         return eqx.tree_at(lambda f: (f.X, f.y), self.flow, (self.flow.X[batch], y))
 
 
+class Watch(eqx.Module):
+    """What is remembered of a run to see if rounding has a part in when it leaves a plateau."""
+
+    plateaus: Plateaus
+    # The least share of their size that the coordinates have moved by in a step.
+    slowest: Float[Array, ""]
+
+    @classmethod
+    def none(cls) -> "Watch":
+        return cls(Plateaus.none(), jnp.full((), jnp.inf, float))
+
+
 class Place(eqx.Module):
     """An iterate, the step that leads on from it, and the rule that made it."""
 
@@ -75,7 +89,7 @@ class Place(eqx.Module):
     momentum: Array | None
     normalize: str | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
-    plateaus: Plateaus | None
+    watch: "Watch | None"
     # Of a run that has ended, the points that were to be saved.
     points: Array | None = None
 
@@ -113,7 +127,7 @@ def start(rule: Rule) -> Place:
     status = jnp.where(jnp.isnan(gamma) | (gamma == -jnp.inf), int(Status.diverged), int(Status.running))
     return Place(
         a, previous, move, log_duration, gamma, never, order, zero, whole, whole, whole, zero, as_code(status),
-        rule.size(zero), rule.momentum, rule.normalize, rule.batch_size, Plateaus.none() if rule.watched else None,
+        rule.size(zero), rule.momentum, rule.normalize, rule.batch_size, Watch.none() if rule.watched else None,
     )  # fmt: skip
 
 
@@ -127,22 +141,28 @@ def _displacement(rule: Rule, here: Place) -> Array:
     return here.move + rule.momentum * rule.flow.chart.displacement(here.coordinates, here.previous)
 
 
-def _watch(here: Place, moved: Array, log_time: Array) -> tuple[Plateaus | None, Array]:
-    """Of a step of these coordinates: what is remembered of plateaus, and the status."""
-    if here.plateaus is None:
+def _watch(here: Place, displacement: Array, log_time: Array) -> tuple["Watch | None", Array]:
+    """Of a step: what is remembered, and the status."""
+    if here.watch is None:
         return None, here.status
-    length = jnp.linalg.norm(moved) / jnp.linalg.norm(here.coordinates)
+    length = jnp.linalg.norm(displacement)
+    if here.momentum is not None:
+        # A heavy ball stands still where the slope is steepest, and is fastest where there is none.
+        length = length + jnp.linalg.norm(here.move) / (1.0 - here.momentum)
+    length = length / jnp.linalg.norm(here.coordinates)
     # What rounding leaves of a move says nothing.
-    length = jnp.where(length > 8 * _EPS, length, 0.0)
-    plateaus, seeded = here.plateaus.passing(here.log_time, log_time, length, jnp.asarray(_SHIFT))
-    return plateaus, as_code(jnp.where(seeded, int(Status.seeded), here.status))
+    known = jnp.where(length > 8 * _EPS, length, 0.0)
+    plateaus, seeded = here.watch.plateaus.passing(here.log_time, log_time, known, jnp.asarray(_SHIFT))
+    slowest = jnp.minimum(here.watch.slowest, length)
+    seeded = seeded & (slowest < _SLOW) & (length > _SLOW)
+    return Watch(plateaus, slowest), as_code(jnp.where(seeded, int(Status.seeded), here.status))
 
 
 def take(rule: Rule, here: Place) -> Place:
     d = _displacement(rule, here)
     a, k = rule.flow.chart.moved(here.coordinates, d), here.steps + 1
     log_time = jnp.logaddexp(here.log_time, here.log_duration)
-    plateaus, status = _watch(here, d, log_time)
+    watch, status = _watch(here, d, log_time)
     previous = None if rule.momentum is None else here.coordinates
     if rule.flow.chart.graded:
         a, previous = jax.lax.cond(k % _TIDY == 0, functools.partial(_tidied, rule), lambda *at: at, a, previous)
@@ -174,7 +194,7 @@ def take(rule: Rule, here: Place) -> Place:
         momentum=here.momentum,
         normalize=here.normalize,
         batch_size=here.batch_size,
-        plateaus=plateaus,
+        watch=watch,
     )
 
 
