@@ -363,7 +363,7 @@ class Product(eqx.Module):
 def test_descent_says_where_rounding_decides_when_a_plateau_is_left():
     """From 1e-30 rounding of what is learned first seeds what comes next, in the coordinates that a traced model and a
     user's own run in; a factorization that is known has coordinates that it does not seed."""
-    target = np.diag([5.0, 2.0, 1.0])
+    target = gflow.observe.symmetric([5.0, 2.0, 1.0], 3, jax.random.key(0))
     small, large = (gflow.models.MatrixFactorization.gaussian([3, 3, 3], s, jax.random.key(2)) for s in (1e-30, 1e-3))
     given = {"loss": SQUARE, "step": 0.02, "steps": 5000, "throw": False}
     descend = lambda model: gflow.gradient_descent(model, np.eye(3), target, **given)
