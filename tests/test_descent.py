@@ -380,7 +380,7 @@ def test_descent_says_where_rounding_decides_when_a_plateau_is_left():
     [
         {"momentum": 0.99},
         {"momentum": 0.999, "step": 0.3},
-        {"step": lambda k: 0.05 * (1 + jnp.cos(jnp.pi * k / 5000)) + 1e-9},
+        {"step": lambda k: 0.05 * (1.0 + jnp.cos(jnp.pi * k.astype(float) / 5000.0)) + 1e-9},
         {"step": np.repeat([0.1, 1e-4], 2500), "momentum": 0.9},
     ],
 )
