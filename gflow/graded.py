@@ -166,7 +166,10 @@ class GradedChart(AbstractChart):
         learned = jnp.abs(R) < 0.5 * self.target
         ratio = jnp.where(learned, (self.target + R) / jnp.where(learned, P, 1.0), 1.0)
         G[-1] = G[-1] * jnp.prod(ratio, axis=1)[:, None]
-        R = jnp.where(learned, R, _product(tuple(G)) - self.target)
+        P = _product(tuple(G))
+        # Of a product that cancels to rounding it is the residual that has digits.
+        cancels = (self.target == 0) & (jnp.abs(P) <= 8 * _EPS * _product(tuple(map(jnp.abs, G))))
+        R = jnp.where(learned | cancels, R, P - self.target)
         G[0], G[-1] = _without_least(G[0], axis=0), _without_least(G[-1], axis=1)
         return tuple(G), Q, _without_least(R, axis=())
 
