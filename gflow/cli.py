@@ -97,7 +97,8 @@ def _sweep(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     ds = sweep(**job.arguments, store=options.store, workers=options.workers)
     print(ds)
-    print(f"\n{time.perf_counter() - began:.1f} s. In Python: xarray.open_zarr({str(options.store)!r}, consolidated=False)")
+    opened = f"xarray.open_zarr({str(options.store)!r}, consolidated=False)"
+    print(f"\n{time.perf_counter() - began:.1f} s. In Python: {opened}")
     _report_failures(ds.status)
 
 

@@ -27,7 +27,7 @@ from .modified import check_eta, ModifiedFlow
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
 from .status import Status
-from .symmetric import symmetric, unturned_if_large
+from .symmetric import symmetric
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
 from .turned import turned
 
@@ -219,7 +219,7 @@ def _modified(
     chart = descent_chart_of(model, observed)
     if not hasattr(model, "descent_chart"):
         # The same chart, with a unit of length for a start at zero.
-        chart = unturned_if_large(symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss), targets)
+        chart = turned(symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss))
     return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
 
 

@@ -389,3 +389,15 @@ def test_what_comes_to_rest_has_left_no_plateau(rule):
     given = {"loss": gflow.losses.Square(), "step": 0.1, "steps": 5000} | rule
     assert gflow.gradient_descent(linear(), DATA, LABELS, **given).success
     assert gflow.gradient_descent(gflow.models.LinearModel(1), np.ones((1, 1)), np.ones(1), **given).success
+
+
+def test_schedules_resume_where_a_program_rounds_otherwise_and_may_end_at_zero():
+    for schedule in (lambda k: 0.1 / jnp.sqrt(1.0 + k.astype(float)), lambda k: 0.1 * 0.9 ** (k // 100).astype(float)):
+        given = {"loss": gflow.losses.Square(), "step": schedule}
+        whole = gflow.gradient_descent(linear(), DATA, LABELS, steps=90, **given)
+        for cut in range(20, 41):
+            part = gflow.gradient_descent(linear(), DATA, LABELS, steps=cut, save=[cut], **given)
+            rest = gflow.gradient_descent(linear(), DATA, LABELS, steps=90, save=[cut, 90], resume=part, **given)
+        np.testing.assert_allclose(rest.final.beta, whole.final.beta, rtol=1e-14)
+    ends = np.append(np.full(9, 0.1), 0.0)
+    assert gflow.gradient_descent(linear(), DATA, LABELS, step=ends, steps=10).success

@@ -497,7 +497,7 @@ def test_graded_coordinates_are_the_same_factors():
     np.testing.assert_allclose(graded, exact, rtol=1e-13)
     assert max(float(jnp.max(jnp.abs(d))) for d in carried) < 1e-12
     np.testing.assert_allclose(slopes[3], 3 * product, atol=1e-12)
-    assert graded_flow(model, X * jnp.array([1.0, 2.0, 1.0]), jnp.ravel(y), SQUARE, None) is None
+    assert graded_flow(model, X * jnp.array([[1.0, 2.0, 1.0]]), jnp.ravel(y), SQUARE, None) is None
     assert graded_flow(model, 0 * X, 0 * jnp.ravel(y), SQUARE, None) is None
     # What no matrix fits is not in the residual of any.
     twice = np.append(X, X, axis=0), np.append(y, y + 1)

@@ -287,6 +287,30 @@ def test_points_of_a_factorization_run_as_they_do_alone():
         np.testing.assert_allclose(point.product[-1], learned, atol=1e-4)
 
 
+@pytest.mark.parametrize("batching", [None, "single"])
+def test_data_that_a_call_refuses_have_a_status(batching):
+    bad = (np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), np.ones(2))
+    over = {"data": {"good": (X, np.ones(2)), "bad": bad}, "scale": [0.1, 1.0]}
+    ds = run(gflow.models.DiagonalNetwork, None, None, over=over, save=[0.5, 3.0], batching=batching)
+    assert (ds.status.sel(data="good") == gflow.Status.success).all()
+    assert (ds.status.sel(data="bad") == gflow.Status.stationary_start).all()
+
+
+def test_networks_with_kinks_on_parallel_samples():
+    """Which share kinks: known only where the data are."""
+    inputs = np.array([[1.0, 0.3], [0.2, -0.9], [-1.0, -0.3]])
+
+    def make_model(seed):
+        draws = jax.random.normal(jax.random.key(seed), (3, 2))
+        return gflow.models.TwoLayerNetwork(draws[:2], draws[2], slope=0.2)
+
+    given = {"save": [1.0, 3.0], "rtol": 1e-6}
+    ds = gflow.sweep(make_model, inputs, [1.0, 1.0, -1.0], over={"seed": [0, 1]}, workers=0, **given)
+    assert (ds.status == gflow.Status.success).all()
+    traj = gflow.gradient_flow(make_model(1), inputs, [1.0, 1.0, -1.0], **given)
+    np.testing.assert_array_equal(ds.log_time.sel(seed=1), traj.log_time)
+
+
 def test_a_point_that_fails_alone_keeps_the_saves_before():
     make_model = lambda scale: gflow.models.MatrixFactorization.identical(2, depth=2, scale=scale)
     more = {"loss": gflow.losses.Square(reduction="sum"), "save": [0.5, 50.0], "rtol": 1e-6, "max_steps": 12}
@@ -307,6 +331,25 @@ def test_a_point_without_a_model_does_not_spoil_the_others(ds):
     assert int(got.status.sel(scale=0.5)) == gflow.Status.no_model and np.isnan(got.beta.sel(scale=0.5)).all()
     rest = [0.1, 1.0, 2.0, 0.2]
     xr.testing.assert_identical(got.sel(scale=rest).drop_attrs(), ds.sel(scale=rest).drop_attrs())
+
+
+def test_a_combination_that_does_not_fit_the_data_does_not_spoil_those_that_a_program_makes():
+    make = lambda a, b, scale: gflow.models.DiagonalNetwork(4 if a == b == "y" else 3, 2, scale)
+    over = {"a": ["x", "y"], "b": ["x", "y"], "scale": [0.1, 1.0]}
+    with pytest.warns(UserWarning, match=r"at a = y, b = y, scale = .* it said: ValueError: model must map one sample"):
+        ds = run(make, over=over)
+    odd = (ds.a == "y") & (ds.b == "y")
+    assert (ds.status == xr.where(odd, int(gflow.Status.no_model), int(gflow.Status.success))).all()
+
+
+def test_a_model_of_nan_has_the_same_status_wherever_it_stands():
+    def make_model(seed):
+        draw = np.random.default_rng(seed).uniform(0.5, 1.0, 3)
+        return gflow.models.LinearModel(draw * (np.nan if seed in (0, 5) else 1.0))
+
+    with pytest.warns(UserWarning, match="must hold finite values"):
+        ds = run(make_model, over={"seed": [3, 5, 0, 1, 2]}, save=[3.0, 4.0])
+    assert (ds.status == np.where(np.isin(ds.seed, (0, 5)), gflow.Status.no_model, gflow.Status.success)).all()
 
 
 @pytest.mark.parametrize("odd", [lambda: None, lambda: gflow.models.DiagonalNetwork(4, 2, 1.0)])

@@ -40,7 +40,8 @@ def sweep(text, *more):
 def test_command_runs_the_sweep_of_a_file(folder, capsys):
     sweep(TABLE)
     printed = capsys.readouterr().out
-    assert "5 flows (5 scale). The store is out.zarr." in printed and "xarray.open_zarr('out.zarr', consolidated=False)" in printed
+    assert "5 flows (5 scale). The store is out.zarr." in printed
+    assert "xarray.open_zarr('out.zarr', consolidated=False)" in printed
     with xr.open_zarr(folder / "out.zarr", chunks=None, consolidated=False) as ds:
         direct = run(X=X, y=np.array([-1.0, 1.0]))
         np.testing.assert_array_equal(ds.beta.sel(scale=SCALES), direct.beta)

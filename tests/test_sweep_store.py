@@ -321,6 +321,15 @@ def test_other_versions_may_read_but_not_go_on(whole, tmp_path):
         run(store=folder)
 
 
+def test_notes_of_a_user_and_metrics_of_nothing_are_no_difference(tmp_path):
+    import zarr
+
+    folder, metrics = tmp_path / "s.zarr", {"empty": lambda model: jnp.zeros(0)}
+    first = run(metrics=metrics, store=folder).load()
+    zarr.open_group(folder, mode="r+").attrs["note"] = "mine"
+    xr.testing.assert_equal(run(metrics=metrics, store=folder), first)
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "notes.txt"):

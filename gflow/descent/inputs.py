@@ -1,5 +1,6 @@
 """What `gradient_descent` is given, checked: one clear sentence for what cannot be."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -28,7 +29,7 @@ def check_rule(step: Any, steps: Any, momentum: Any, normalize: Any) -> tuple[An
             )
         if np.ndim(step) and np.shape(step)[0] < steps:
             raise ValueError(f"step must hold a size for each of {steps} steps, but it has {np.shape(step)[0]}.")
-        if not validate.traced(step) and not (np.all(np.isfinite(step)) and np.all(np.asarray(step) > 0)):
+        if not validate.traced(step) and not _sizes(step):
             raise ValueError(f"step must be positive and finite, not {step}.")
         step = jnp.asarray(step, float)
     else:
@@ -47,6 +48,12 @@ def check_rule(step: Any, steps: Any, momentum: Any, normalize: Any) -> tuple[An
     if not validate.real(momentum) or np.ndim(momentum) or not 0 <= momentum < 1:
         raise ValueError(f"momentum must be a number in [0, 1), not {momentum!r}.")
     return step, jnp.asarray(momentum, float) if momentum else None
+
+
+def _sizes(step: Any) -> bool:
+    """Whether these are step sizes; schedules may end at zero."""
+    sizes = np.asarray(step)
+    return bool(np.all(np.isfinite(sizes)) and np.all(sizes >= 0) and sizes.flat[0] > 0)
 
 
 def check_batch(batch_size: Any, key: Any, X: Array, observed: Any) -> None:
@@ -150,7 +157,9 @@ def _same_rule(place: Place, rule: Rule) -> None:
         f"a step size at step {int(place.steps)}": (float(place.size), float(rule.size(place.steps))),
     }
     for name, (was, now) in here.items():
-        if was != now:
+        # What is computed inside of a program may be rounded otherwise.
+        near = isinstance(was, float) and isinstance(now, float) and math.isclose(was, now, rel_tol=1e-12)
+        if was != now and not near:
             raise ValueError(
                 f"resume must be a run of the same rule, but it has {name} = {was!r}, not {now!r}; to go on by another "
                 "rule, start anew from its .final."

@@ -192,6 +192,15 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
     return eqx.tree_at(lambda c: c.floor, chart, jnp.where(jnp.any(a != 0), _SMALL * jnp.sqrt(jnp.mean(a**2)), floor))
 
 
+def shares_kinks(model: Any, X: Any) -> bool:
+    """Whether samples are zero or parallel to each other, with which a model that declares its kinks has fewer kinks
+    than samples."""
+    inputs = np.asarray(X)
+    if model.hidden_layer().bias is not None:
+        inputs = np.append(inputs, np.ones((len(inputs), 1)), axis=1)
+    return len(_parallel(inputs)[0]) < len(inputs)
+
+
 def _share_kinks(unit: Array, size: Array) -> Array:
     """Whether some samples are zero or multiples of one another."""
     toward = jnp.where(unit @ unit.T < 0, -1.0, 1.0)

@@ -54,25 +54,42 @@ def _results(
     """Rows, and what was found at them."""
     rows, names = group.rows, [v.name for v in problem.variables]
     pick = lambda got, count: {name: got[name][:count] for name in names if name in got}
-    if _batching(problem, group.models, points[rows[0]]) != "single":
-        yield rows, pick(jax.device_get(_flows(problem, group.models, points[rows])), len(rows))
+    batching = _batching(problem, group.models, points[rows[0]])
+    if batching != "single":
+        yield rows, pick(jax.device_get(_flows(problem, group.models, points[rows], batching)), len(rows))
         return
-    for row in rows:
+    refused = []
+    for k, row in enumerate(rows):
         try:
             # As it is called: a program may round otherwise, and what is symmetric to the last bit would not be.
             model = problem.model(points[row])
         except Exception as error:
             failures[row] = f"{type(error).__name__}: {error}"
             continue
-        got = alone(problem, model, points[row])
+        try:
+            got = alone(problem, model, points[row])
+        except ValueError:
+            refused.append(k)
+            continue
         yield np.array([row]), pick({name: np.asarray(value)[None] for name, value in got.items()}, 1)
+    if refused:
+        # What a call says before it begins, a program says by its status.
+        filled = np.array(refused + refused[-1:] * (problem.batch - len(refused)))
+        models = jax.tree.map(lambda leaf: leaf[filled] if eqx.is_array(leaf) else leaf, group.models)
+        got = jax.device_get(_flows(problem, models, points[rows[refused]], "map"))
+        yield rows[refused], pick(got, len(refused))
 
 
-def _batching(problem: Problem, model: Any, index: np.ndarray) -> str:
+def _batching(problem: Problem, models: Any, index: np.ndarray) -> str:
     """How the points of a group are computed: as the user says, or as suits them and the device."""
     if problem.batching is not None:
         return problem.batching
-    return "single" if by_values(model, problem.loss_at(index)) else suits_device()
+    X, _ = problem.data[problem.data_index(index)]
+    return "single" if by_values(_first(models), X, problem.loss_at(index)) else suits_device()
+
+
+def _first(models: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
 
 
 def suits_device() -> str:
@@ -88,7 +105,7 @@ def _too_large(problem: Problem, found: dict[str, np.ndarray]) -> str:
     return ""
 
 
-def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
+def _flows(problem: Problem, models: Any, points: np.ndarray, batching: str) -> dict[str, Any]:
     """The flows of `models` (batch of them, of which the first ones are meant) at `points`."""
     used = sorted({problem.data_index(point) for point in points})
     sets = [problem.data[k] for k in (used + used[-1:] * problem.width)[: problem.width]]
@@ -96,7 +113,6 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
     spare = problem.batch - len(points)
     pad = lambda rows: jnp.asarray(np.concatenate([rows, np.repeat(rows[-1:], spare, axis=0)]))
     loss = problem.loss_at(points[0])
-    first = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
     program = {
         "X": X,
         "y": y,
@@ -105,8 +121,7 @@ def _flows(problem: Problem, models: Any, points: np.ndarray) -> dict[str, Any]:
         "save": None if problem.save is None else jnp.asarray(problem.save, float),
         "max_steps": jnp.asarray(problem.max_steps, int),
     }
-    batching = _batching(problem, models, points[0])
-    fixed = (problem.clock, solver_of(problem, first, X[0], y[0], loss), problem.metrics, batching)
+    fixed = (problem.clock, solver_of(problem, _first(models), X[0], y[0], loss), problem.metrics, batching)
     each = {
         "rtol": pad(np.array([problem.value("rtol", point, problem.rtol) for point in points], float)),
         "data": pad(np.array([used.index(problem.data_index(point)) for point in points])),

@@ -88,7 +88,7 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
         try:
             model = problem.model(point)
             kind = structure(model)
-            if kind not in found:
+            if kind not in found or not _finite(model):
                 X, y = problem.data[problem.data_index(point)]
                 validate.check_model(model, jnp.asarray(X), y.shape[1:])
             found.setdefault(kind, []).append((row, model))
@@ -136,6 +136,8 @@ def _compiled(problem: Problem, index: tuple[int, ...]) -> Callable | None:
 def _compile(problem: Problem, index: tuple[int, ...]) -> Callable | None:
     try:
         made = problem.model(index)
+        X, y = problem.data[problem.data_index(index)]
+        validate.check_model(made, jnp.asarray(X), y.shape[1:])
     except Exception:
         return None
     if not _same_traced(problem, index, problem.traced, made):

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import validate
 from ..charts import chart_of
 from ..flow import Flow
+from ..kinks.chart import shares_kinks
+from ..kinks.layer import declared
 from ..losses import AbstractLoss, Square
 from ..models import MatrixFactorization
 from ..solve import gradient_flow
@@ -47,28 +48,23 @@ def values_of(traj: Trajectory, beta: bool) -> dict[str, Any]:
     return values
 
 
-def by_values(model: Any, loss: AbstractLoss) -> bool:
+def by_values(model: Any, X: Any, loss: AbstractLoss) -> bool:
     """Whether the coordinates of a flow are chosen by the values of its model (`gflow.graded`, `gflow.aligned`,
-    `gflow.symmetric`, `gflow.mixed_units`), which a program for many points does not know."""
-    return isinstance(model, MatrixFactorization) and isinstance(loss, Square)
+    `gflow.symmetric`, `gflow.mixed_units`) or data (`gflow.kinks`), which a program for many points does not know."""
+    if isinstance(model, MatrixFactorization):
+        return isinstance(loss, Square)
+    return declared(model) and shares_kinks(model, X)
 
 
 def alone(problem: Problem, model: Any, index: np.ndarray) -> dict[str, Any]:
     """The variables of a point by the call of `gradient_flow` that it stands for; of a run that fails, with the saves
-    that there are. Raises KeyboardInterrupt on a Ctrl-C, which is meant for the sweep."""
-    X, y = map(jnp.asarray, problem.data[problem.data_index(index)])
-    loss = problem.loss_at(index)
-    flow = flow_of(model, X, y, loss)
-    gamma = flow.gamma(flow.chart.coordinates())
-    try:
-        validate.check_start(problem.clock, problem.stop, problem.save, gamma)
-    except ValueError:
-        return {"final_neg_log_loss": gamma, "status": int(Status.bad_points)}
+    that there are. Raises ValueError where it does, and KeyboardInterrupt on a Ctrl-C, which is meant for the sweep."""
+    X, y = problem.data[problem.data_index(index)]
     traj = gradient_flow(
         model,
         X,
         y,
-        loss=loss,
+        loss=problem.loss_at(index),
         clock=problem.clock,
         stop=problem.stop,
         save=problem.save,

@@ -59,6 +59,8 @@ class OnDisk:
         if not self._file(_MARK, chunk).exists():
             return False
         for variable in self.layout.variables:
+            if 0 in variable.shape:
+                continue
             file = self._file(variable.name, chunk)
             try:
                 fault = "" if _sound(file.read_bytes()) else "is damaged"
@@ -229,7 +231,8 @@ class OnDisk:
                 raise ValueError(f"store {self.path} was made with {name} in another order; {remedy}.")
         # How make_model and what it is given are written does not matter, what is made does.
         told = ("make_model", "over_", "version_")
-        for name in [name for name in {**mine, **found} if not name.startswith(told)]:
+        # Others in the store are notes of its user.
+        for name in [name for name in mine if not name.startswith(told)]:
             if found.get(name) != mine.get(name):
                 what = _NAMES.get(name, name)
                 if name.endswith("sha256"):
