@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MARK = "status"
 _FORMAT = 1
+# Of zstd: what it saves more at higher ones takes longer.
+_LEVEL = 1
 _SETTING = threading.Lock()
 
 
@@ -78,7 +80,30 @@ class OnDisk:
 
     def write(self, chunk: Chunk, values: dict[str, np.ndarray]) -> None:
         for name in (*(name for name in values if name != _MARK), _MARK):
-            self.arrays[name][chunk.region] = values[name]
+            if values[name].dtype.kind in "fi":
+                self._write_numbers(name, chunk, values[name])
+            else:
+                self.arrays[name][chunk.region] = values[name]
+
+    def _write_numbers(self, name: str, chunk: Chunk, values: np.ndarray) -> None:
+        """A chunk's file as zarr writes it, in a tenth of the time: a sweep waits for it."""
+        import google_crc32c
+        from numcodecs.zstd import Zstd
+
+        if not values.size:
+            return
+        array, file = self.arrays[name], self._file(name, chunk)
+        whole = np.full(array.chunks, array.fill_value, array.dtype.newbyteorder("<"))
+        whole[tuple(slice(0, n) for n in values.shape)] = values
+        content = bytes(Zstd(level=_LEVEL).encode(whole.tobytes()))
+        content += google_crc32c.value(content).to_bytes(4, "little")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+        try:
+            part.write_bytes(content)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
 
     def dataset(self) -> xr.Dataset:
         ds = xr.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3)
@@ -183,7 +208,7 @@ class OnDisk:
                 chunks=(*self.layout.chunk, *(max(n, 1) for n in variable.shape)),
                 dtype="str" if variable.kind is str else variable.dtype,
                 fill_value=variable.missing,
-                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                compressors=[ZstdCodec(level=_LEVEL), Crc32cCodec()],
                 dimension_names=(*self.layout.dims, *variable.dims),
                 attributes=variable.about,
             )
