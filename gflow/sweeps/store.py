@@ -38,7 +38,8 @@ class OnDisk:
         import zarr
 
         self.path, self.layout = path, layout
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        there = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        if there:
             self._compare()
         else:
             try:
@@ -50,7 +51,7 @@ class OnDisk:
                 ) from error
         # Files of zeros and NaN are written as well: a missing file is a lost one. This setting belongs to the process.
         with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
-            self.arrays: dict[str, Any] = self._described(self._opened)
+            self.arrays: dict[str, Any] = self._described(lambda: self._opened(compare=there))
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
         self.attributes = {name: value for name, value in attributes.items() if name != "gflow_sweep"}
 
@@ -102,8 +103,9 @@ class OnDisk:
         try:
             part.write_bytes(content)
             os.replace(part, file)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
 
     def dataset(self) -> xr.Dataset:
         ds = xr.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3)
@@ -151,12 +153,14 @@ class OnDisk:
                 raise ValueError(f"{name}/c/0: {type(error).__name__}: {error}") from error
         return found
 
-    def _opened(self) -> dict[str, Any]:
+    def _opened(self, compare: bool) -> dict[str, Any]:
         """The arrays, each described as a new store of this layout describes it."""
         import zarr
         from zarr.storage import MemoryStore
 
         group = zarr.open_group(self.path, mode="r+", zarr_format=3)
+        if not compare:
+            return {v.name: group[v.name] for v in self.layout.variables}
         new = zarr.create_group(MemoryStore(), zarr_format=3)
         self._make_arrays(new)
         for name in new.array_keys():
