@@ -321,6 +321,13 @@ def test_other_versions_may_read_but_not_go_on(whole, tmp_path):
         run(store=folder)
 
 
+@pytest.mark.parametrize("value", [0, 0.0, False, ""])
+def test_a_dimension_of_one_value_that_is_nothing(tmp_path, value):
+    given = {"over": {"scale": [0.5, 1.0], "other": [value]}, "store": tmp_path / "s.zarr"}
+    first = run(lambda scale, other: network(scale), **given).load()
+    xr.testing.assert_identical(run(lambda scale, other: network(scale), **given).load(), first)
+
+
 def test_notes_of_a_user_and_metrics_of_nothing_are_no_difference(tmp_path):
     import zarr
 

@@ -27,6 +27,7 @@ _MARK = "status"
 _FORMAT = 1
 # Of zstd: what it saves more at higher ones takes longer.
 _LEVEL = 1
+# Files of zeros and NaN are written as well: a missing file is a lost one. This setting belongs to the process.
 _SETTING = threading.Lock()
 
 
@@ -49,7 +50,6 @@ class OnDisk:
                     f"store {path} cannot be made: {error.strerror or error}; name a folder that can be written, or "
                     "leave store out."
                 ) from error
-        # Files of zeros and NaN are written as well: a missing file is a lost one. This setting belongs to the process.
         with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
             self.arrays: dict[str, Any] = self._described(lambda: self._opened(compare=there))
         attributes = json.loads((path / "zarr.json").read_text())["attributes"]
@@ -184,7 +184,8 @@ class OnDisk:
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
             group = zarr.create_group(part, zarr_format=3, attributes=self._identity())
-            self._make_arrays(group)
+            with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
+                self._make_arrays(group)
             os.rename(part, self.path)
         except OSError:
             shutil.rmtree(part, ignore_errors=True)
