@@ -296,19 +296,23 @@ def test_data_that_a_call_refuses_have_a_status(batching):
     assert (ds.status.sel(data="bad") == gflow.Status.stationary_start).all()
 
 
-def test_networks_with_kinks_on_parallel_samples():
-    """Which share kinks: known only where the data are."""
+def test_networks_with_kinks_on_parallel_samples(monkeypatch):
+    """Which share kinks: known only where the data are. One data set of a chunk that has some is enough."""
     inputs = np.array([[1.0, 0.3], [0.2, -0.9], [-1.0, -0.3]])
+    monkeypatch.setattr(chunks, "_FEWEST_CHUNKS", 1)
 
     def make_model(seed):
         draws = jax.random.normal(jax.random.key(seed), (3, 2))
         return gflow.models.TwoLayerNetwork(draws[:2], draws[2], slope=0.2)
 
     given = {"save": [1.0, 3.0], "rtol": 1e-6}
-    ds = gflow.sweep(make_model, inputs, [1.0, 1.0, -1.0], over={"seed": [0, 1]}, workers=0, **given)
+    labels = np.array([1.0, 1.0, -1.0])
+    data = {"none": (inputs + np.eye(3, 2), labels), "parallel": (inputs, labels)}
+    over = {"data": data, "seed": [0, 1]}
+    ds = gflow.sweep(make_model, over=over, workers=0, **given)
     assert (ds.status == gflow.Status.success).all()
     traj = gflow.gradient_flow(make_model(1), inputs, [1.0, 1.0, -1.0], **given)
-    np.testing.assert_array_equal(ds.log_time.sel(seed=1), traj.log_time)
+    np.testing.assert_array_equal(ds.log_time.sel(data="parallel", seed=1), traj.log_time)
 
 
 def test_a_point_that_fails_alone_keeps_the_saves_before():

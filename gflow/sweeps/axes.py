@@ -61,6 +61,8 @@ def _axis(name: str, values: Any) -> Axis:
         except ValueError:
             # Lists of several lengths.
             labels = np.asarray(values, object)
+        if labels.dtype.kind == "f" and labels.dtype.itemsize > 8:
+            labels = labels.astype(float)
         if labels.dtype.kind == "U" and not all(isinstance(value, str) for value in values):
             raise ValueError(f"over[{name!r}] must hold numbers or texts, not both: {list(values)}.")
         if labels.ndim != 1 or labels.dtype.kind not in "biufU":

@@ -54,7 +54,7 @@ def _results(
     """Rows, and what was found at them."""
     rows, names = group.rows, [v.name for v in problem.variables]
     pick = lambda got, count: {name: got[name][:count] for name in names if name in got}
-    batching = _batching(problem, group.models, points[rows[0]])
+    batching = _batching(problem, group.models, points[rows])
     if batching != "single":
         yield rows, pick(jax.device_get(_flows(problem, group.models, points[rows], batching)), len(rows))
         return
@@ -80,12 +80,13 @@ def _results(
         yield rows[refused], pick(got, len(refused))
 
 
-def _batching(problem: Problem, models: Any, index: np.ndarray) -> str:
+def _batching(problem: Problem, models: Any, points: np.ndarray) -> str:
     """How the points of a group are computed: as the user says, or as suits them and the device."""
     if problem.batching is not None:
         return problem.batching
-    X, _ = problem.data[problem.data_index(index)]
-    return "single" if by_values(_first(models), X, problem.loss_at(index)) else suits_device()
+    model, loss = _first(models), problem.loss_at(points[0])
+    used = {problem.data_index(point) for point in points}
+    return "single" if any(by_values(model, problem.data[k][0], loss) for k in used) else suits_device()
 
 
 def _first(models: Any) -> Any:
