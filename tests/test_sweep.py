@@ -486,3 +486,13 @@ def test_chunks_hold_points_of_about_one_cost():
     assert layout.chunk == (1, 50)
     problem, _ = planned(over={"scale": [3.0, 1.0, 2.0]})
     assert problem.axes[0].labels.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_data_that_the_precise_backend_refuses_spoil_no_other():
+    apart, not_apart = ([[1, 2], [2, -1]], [1, 1]), ([[1, 0], [-1, 0]], [1, 1])
+    given = {"stop": "10", "digits": 15, "workers": 0}
+    with pytest.warns(UserWarning, match="at data = bad, scale = 1 it said: ValueError: X and y cannot be separated"):
+        ds = gflow.sweep(dict, over={"data": {"bad": not_apart, "good": apart}, "scale": ["1"]}, **given)
+    assert ds.status.values.tolist() == [[gflow.Status.no_model], [gflow.Status.success]]
+    with pytest.raises(ValueError, match="X and y cannot be separated"):
+        gflow.sweep(dict, *not_apart, over={"scale": ["1"]}, **given)

@@ -44,11 +44,16 @@ def run_chunk(problem: Problem, chunk: Chunk) -> tuple[dict[str, np.ndarray], di
         except Exception as error:
             failures[row] = f"{type(error).__name__}: {error}"
             continue
-        with _TURN:
-            run = precise.diagonal_flow(
-                X, y, **wanted, stop=problem.stop, save=problem.save, digits=problem.digits or 50,
-                loss=type(loss).__name__.lower(), reduction=loss.reduction,
-            )  # fmt: skip
+        try:
+            with _TURN:
+                run = precise.diagonal_flow(
+                    X, y, **wanted, stop=problem.stop, save=problem.save, digits=problem.digits or 50,
+                    loss=type(loss).__name__.lower(), reduction=loss.reduction,
+                )  # fmt: skip
+        except ValueError as error:
+            # Data that are not separable, or a start beyond a save point.
+            failures[row] = f"ValueError: {error}"
+            continue
         if run.status.startswith("The run was interrupted"):
             # It has heard a Ctrl-C that is meant for the sweep.
             raise KeyboardInterrupt

@@ -185,10 +185,19 @@ def _exact(problem: Problem) -> tuple[Problem, Layout]:
     if any(axis.name == "rtol" for axis in problem.axes):
         raise ValueError("over must not hold 'rtol' where digits are given: they say how accurate a run is.")
     problem.digits = inputs.check_digits(problem.digits)
+    refusals = []
     for X, y in problem.data:
         for loss in problem.losses:
+            margins = not isinstance(loss, Square)
             inputs.check_choice(type(loss).__name__.lower(), "loss", inputs.LOSSES)
-            inputs.check_samples(X.tolist(), y.tolist(), not isinstance(loss, Square))
+            rows, targets = inputs.check_samples(X.tolist(), y.tolist(), margins)
+            try:
+                if margins:
+                    inputs.check_separable([[v * label for v in row] for row, label in zip(rows, targets, strict=True)])
+            except ValueError as error:
+                refusals.append(error)
+    if len(refusals) == len(problem.data) * len(problem.losses):
+        raise refusals[0]
     if problem.stop is None and problem.save is None:
         raise ValueError("stop or save must be given: values of -log L.")
     first = (0,) * len(problem.axes)
