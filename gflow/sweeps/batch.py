@@ -100,8 +100,10 @@ def suits_device() -> str:
 def _too_large(problem: Problem, found: dict[str, np.ndarray]) -> str:
     """What does not fit into the result, whose shapes come from points that were looked at first; empty if all does."""
     for variable in problem.variables:
-        shape = found[variable.name].shape[1:] if variable.name in found else ()
-        if len(shape) > len(variable.shape) or any(n > m for n, m in zip(shape, variable.shape, strict=False)):
+        if variable.name not in found:
+            continue
+        shape = found[variable.name].shape[1:]
+        if len(shape) != len(variable.shape) or any(n > m for n, m in zip(shape, variable.shape, strict=True)):
             return f"ValueError: {variable.name} has shape {shape}, and the result has room for {variable.shape}"
     return ""
 

@@ -69,8 +69,8 @@ class OnDisk:
                 fault = "" if _sound(file.read_bytes()) else "is damaged"
             except FileNotFoundError:
                 fault = "is missing"
-            except IsADirectoryError:
-                fault = "is a folder"
+            except (IsADirectoryError, NotADirectoryError):
+                fault = "is no file"
             if fault:
                 mark = self._file(_MARK, chunk)
                 raise ValueError(
@@ -187,10 +187,10 @@ class OnDisk:
             with _SETTING, zarr.config.set({"array.write_empty_chunks": True}):
                 self._make_arrays(group)
             os.rename(part, self.path)
-        except OSError:
+        except BaseException as error:
             shutil.rmtree(part, ignore_errors=True)
             # Another process may have been quicker.
-            if not (self.path / "zarr.json").exists():
+            if not isinstance(error, OSError) or not (self.path / "zarr.json").exists():
                 raise
             self._compare()
 
