@@ -214,7 +214,7 @@ def in_columns(chart: AbstractChart, X: Array) -> AbstractChart:
     """A chart that knows whether X is the identity: a product need not be multiplied with it."""
     if not isinstance(chart, EuclideanChart) or not isinstance(chart.template, MatrixFactorization):
         return chart
-    if isinstance(X, Tracer) or X.ndim != 2 or not np.array_equal(X, np.eye(len(X))):
+    if isinstance(X, Tracer) or X.ndim != 2 or X.shape[0] != X.shape[1] or not np.array_equal(X, np.eye(len(X))):
         return chart
     return dataclasses.replace(chart, columns=True)
 

@@ -89,7 +89,7 @@ class Place(eqx.Module):
     momentum: Array | None
     normalize: str | None = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
-    watch: "Watch | None"
+    watch: Watch | None
     # Of a run that has ended, the points that were to be saved.
     points: Array | None = None
 
@@ -141,7 +141,7 @@ def _displacement(rule: Rule, here: Place) -> Array:
     return here.move + rule.momentum * rule.flow.chart.displacement(here.coordinates, here.previous)
 
 
-def _watch(here: Place, displacement: Array, log_time: Array) -> tuple["Watch | None", Array]:
+def _watch(here: Place, displacement: Array, log_time: Array) -> tuple[Watch | None, Array]:
     """Of a step: what is remembered, and the status."""
     if here.watch is None:
         return None, here.status
