@@ -47,7 +47,7 @@ def _product(factors: tuple) -> Array:
 
 def _without_least(v: Array, axis: Any) -> Array:
     """Zeros for entries, or rows or columns, that are nothing beside the others."""
-    size = jnp.max(jnp.abs(v), axis=axis, keepdims=True) if axis != () else jnp.abs(v)
+    size = jnp.max(jnp.abs(v), axis=axis, keepdims=True)
     return jnp.where(size < _LEAST * jnp.max(size), 0.0, v)
 
 

@@ -231,7 +231,8 @@ class OnDisk:
             own = found.pop("gflow_sweep")
             if missing := {"format", "dims", "chunk", "variables"} - set(own):
                 raise ValueError(f"{min(missing)} is missing in zarr.json")
-            ", ".join(own["dims"])
+            if not all(isinstance(name, str) for name in own["dims"]):
+                raise ValueError("dims are no names in zarr.json")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if (self.path / _MARK / "zarr.json").exists():
                 raise self._damaged(error) from error
