@@ -3,8 +3,9 @@
 With gamma = -log L and d tau = L dt, the gradient flow d theta / dt = -grad L is d theta / d tau = grad gamma. Steps
 are taken in the arc length s of the chart, in which the path is regular at saddles (e-folds of growth) and grows like
 log gamma late. Physical time rides along as F = t L, which obeys dF / d tau = 1 - F d gamma / d tau and neither
-overflows nor loses digits; log t = log F + gamma. F is kept relative to a constant `gauge`, since its size may lie
-outside float64.
+overflows nor loses digits; log t = log F + gamma. Of the square loss gamma drowns in rounding where residuals do, and t
+does not: there it is t itself, dt / d tau = 1 / L. Either is kept relative to a constant `gauge`, since its size may
+lie outside float64.
 """
 
 import math
@@ -30,7 +31,7 @@ class Rate(NamedTuple):
 
 
 class Flow(eqx.Module):
-    """A gradient flow. Its state is the vector (coordinates, F). `y` has an entry for each output that is observed."""
+    """A gradient flow. Its state is the vector (coordinates, time). `y` has an entry for every observed output."""
 
     chart: AbstractChart
     X: Array
@@ -43,9 +44,22 @@ class Flow(eqx.Module):
         return self._gamma(self.chart.outputs(a, self.X))
 
     def _gamma(self, outputs: Array) -> Array:
+        return self.loss.neg_log_mean(outputs, self.y) - self.log_terms
+
+    @property
+    def log_terms(self) -> float:
+        """The log of how many times the mean over all outputs the loss is."""
         # Where a sample has several outputs, y holds them all; the mean is one over the samples.
-        share = self.y.size / self.X.shape[0] if self.loss.reduction == "mean" else 1.0
-        return self.loss.neg_log(outputs, self.y) - math.log(share)
+        return math.log(self.y.size / (self.X.shape[0] if self.loss.reduction == "mean" else 1))
+
+    @property
+    def counts_time(self) -> bool:
+        """Whether the state holds t, and not F."""
+        return isinstance(self.loss, Square)
+
+    def log_unit(self, gamma: Array) -> Array:
+        """The log of what the time in the state is to be multiplied by."""
+        return jnp.zeros_like(gamma) if self.counts_time else gamma
 
     def rate(self, a: Float[Array, " P"]) -> Rate:
         c = self.loss.weights(self.chart.outputs(a, self.X), self.y)
@@ -55,12 +69,22 @@ class Flow(eqx.Module):
 
     def field(self, s: Any, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, " P+1"]:
         del s
-        rate = self.rate(state[:-1])
-        scaled_time = jnp.exp(rate.log_tau - gauge) - state[-1] * rate.gamma
-        return jnp.append(rate.coordinates, scaled_time)
+        return self.rates(state, gauge)[0]
+
+    def rates(self, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> tuple[Array, Array, Array]:
+        """Derivatives of the state, of gamma and of log t along the arc length."""
+        a, time = state[:-1], state[-1]
+        rate = self.rate(a)
+        pace = jnp.exp(self.log_pace(a, rate) - gauge)
+        decay = 0.0 if self.counts_time else time * rate.gamma
+        return jnp.append(rate.coordinates, pace - decay), rate.gamma, pace / time
+
+    def log_pace(self, a: Float[Array, " P"], rate: Rate) -> Float[Array, ""]:
+        """The log of how fast the time in the state grows by itself."""
+        return rate.log_tau + (self.gamma(a) if self.counts_time else 0.0)
 
     def log_time(self, state: Float[Array, " P+1"], gauge: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.log(state[-1]) + gauge + self.gamma(state[:-1])
+        return jnp.log(state[-1]) + gauge + self.log_unit(self.gamma(state[:-1]))
 
     def sight(self, a: Float[Array, " P"]) -> "Sight":
         """What is read off at `a`, against which errors are measured."""
@@ -69,8 +93,10 @@ class Flow(eqx.Module):
         return self._sight(outputs, jnp.zeros(()) if beta is None else beta)
 
     def _sight(self, outputs: Array, beta: Array) -> "Sight":
+        gamma = self._gamma(outputs)
         return Sight(
-            self._gamma(outputs),
+            gamma,
+            self.log_unit(gamma),
             self.loss.rounding(outputs, self.y),
             self.loss.output_scale(outputs, self.y),
             jnp.max(jnp.abs(beta)),
@@ -121,9 +147,11 @@ class Flow(eqx.Module):
 
 
 class Sight(NamedTuple):
-    """Read off a state: gamma, its rounding error, and the sizes of outputs and beta."""
+    """Read off a state: gamma, the log of what time is counted in, the rounding error of gamma, and the sizes of
+    outputs and beta."""
 
     gamma: Float[Array, ""]
+    log_unit: Float[Array, ""]
     rounding: Float[Array, ""]
     output_scale: Float[Array, " N"]
     beta_size: Float[Array, ""]

@@ -36,11 +36,15 @@ class ModifiedFlow(Flow):
         return Rate(v * pace, jnp.sum(slope * v) * pace, jnp.log(pace))
 
     def sight(self, a) -> Sight:
-        return super().sight(a)._replace(gamma=self.gamma(a))
+        return self._with_gamma(super().sight(a), a)
 
     def error(self, e, before, seen, after):
         size, sight = super().error(e, before, seen, after)
-        return size, sight._replace(gamma=self.gamma(after[:-1]))
+        return size, self._with_gamma(sight, after[:-1])
+
+    def _with_gamma(self, sight: Sight, a: Array) -> Sight:
+        gamma = self.gamma(a)
+        return sight._replace(gamma=gamma, log_unit=self.log_unit(gamma))
 
 
 def check_eta(eta: Any) -> None:

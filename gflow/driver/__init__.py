@@ -1,7 +1,7 @@
 """Smooth flows, step by step."""
 
 from .loop import advance as advance, GAUGE_RANGE as GAUGE_RANGE
-from .passage import beyond as beyond, passage as passage, rates as rates, reading as reading
+from .passage import beyond as beyond, passage as passage, reading as reading
 from .position import (
     change_solver as change_solver,
     empty_saves as empty_saves,

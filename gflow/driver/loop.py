@@ -21,10 +21,10 @@ from ..flow import Flow
 from ..losses import MarginLoss
 from ..solvers import LogRadau, StepControl
 from ..status import as_code, Status
-from .passage import beyond, passage, rates
+from .passage import beyond, passage
 from .position import order_of, Position, Saves, terms_of, with_status, with_tolerances
 
-# F is brought back to size one when it leaves exp(+-GAUGE_RANGE).
+# The time in the state is brought back to size one when it leaves exp(+-GAUGE_RANGE).
 GAUGE_RANGE = 60.0
 # Steps of an excursion, after which a save point that cannot be met ends the run. Two or three are usual.
 _MOST_TRIES = 60
@@ -112,7 +112,7 @@ def advance(
         plateaus, seeded = p.plateaus, jnp.asarray(False)
         if isinstance(flow.chart, EuclideanChart) and not flow.chart.graded:
             # Other charts keep small directions apart.
-            log_time = jnp.log(y1[-1]) + p.gauge + sight.gamma
+            log_time = jnp.log(y1[-1]) + p.gauge + sight.log_unit
             moved = p.h * flow.chart.length(p.state[:-1]) / extent
             plateaus, seeded = plateaus.passing(p.log_time, log_time, moved, rtol)
         a, ahead = y1[:-1], solver_state
@@ -148,7 +148,7 @@ def advance(
         """What the step of an excursion has brought. It is active until it has landed."""
         y1, _, keep, after, retry = outcome
         q, k = landing.at, saves.filled
-        field, slope, log_rate = solver.end_rates(after.solver) if implicit else rates(flow, y1, q.gauge)
+        field, slope, log_rate = solver.end_rates(after.solver) if implicit else flow.rates(y1, q.gauge)
         speed = slope if clock.counts_loss else log_rate
         reached = after.inner(clock)
         # Without a speed it cannot be met, unless it is met already.
@@ -157,8 +157,9 @@ def advance(
         # What is left is covered along the tangent once its square is below tolerance.
         close = jnp.sqrt(rtol) * 1e-2
         near = jnp.abs(ds) <= close * jnp.minimum(1.0, jnp.abs(reached / slope) if clock.counts_loss else 1.0)
-        # Nothing nearer can be told than the rounding of the outputs, which is what residuals are made of at last.
-        near = near | (jnp.abs(ds * speed) <= 8 * after.sight.rounding)
+        # Nothing nearer can be told than the rounding of gamma, or of F / L: at last residuals are that of the outputs.
+        blur = _EPS if flow.counts_time and not clock.counts_loss else after.sight.rounding
+        near = near | (jnp.abs(ds * speed) <= 8 * blur)
         landed = whole & near
         lost = whole & ~near & (landing.tries >= _MOST_TRIES)
         ended = y1 + ds * field
@@ -167,7 +168,7 @@ def advance(
         saves = Saves(
             put(saves.coordinates, ended[:-1]),
             put(saves.gamma, gamma),
-            put(saves.log_time, jnp.log(ended[-1]) + q.gauge + gamma),
+            put(saves.log_time, jnp.log(ended[-1]) + q.gauge + flow.log_unit(gamma)),
             k + landed.astype(int),
         )
         # A shortened step goes part of the way; a whole one that missed is repeated with its length corrected.

@@ -33,14 +33,6 @@ def passage(
     return reach * root(lambda x: past(reading(flow, clock, along(x * reach), gauge)), past(begin), past(end))
 
 
-def rates(flow: Flow, state: Array, gauge: Array) -> tuple[Array, Array, Array]:
-    """Derivatives of the state, of gamma and of log t along the arc length."""
-    rate = flow.rate(state[:-1])
-    pace = jnp.exp(rate.log_tau - gauge)
-    field = jnp.append(rate.coordinates, pace - state[-1] * rate.gamma)
-    return field, rate.gamma, pace / state[-1]
-
-
 def root(f: Callable, f0: Array, f1: Array) -> Array:
     """Root in [0, 1] of an increasing f with f(0) = f0 < 0 <= f(1) = f1, by the Illinois method with bisection in
     between."""

@@ -37,7 +37,7 @@ class Position(eqx.Module):
 
     @property
     def log_time(self) -> Float[Array, ""]:
-        return jnp.log(self.state[-1]) + self.gauge + self.gamma
+        return jnp.log(self.state[-1]) + self.gauge + self.sight.log_unit
 
     def inner(self, clock: AbstractClock) -> Float[Array, ""]:
         """The inner coordinate of the clock."""
@@ -86,7 +86,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     """The initial position. Its status says at once if the flow cannot leave it."""
     a = flow.chart.coordinates()
     rate = flow.rate(a)
-    gauge = jax.lax.stop_gradient(rate.log_tau)
+    gauge = jax.lax.stop_gradient(flow.log_pace(a, rate))
     state = jnp.append(a, 0.0)
     sight = flow.sight(a)
     h = first_step(flow, a)

@@ -176,16 +176,20 @@ def advance(
         def land(saves):
             """The next save, which the step has passed."""
 
+            def correction(y):
+                """What is missing from `y` on, and a Newton step there, of length and in the state."""
+                field, slope, log_rate = flow.rates(y, p.gauge)
+                speed = slope if clock.counts_loss else log_rate
+                missing = targets[saves.filled] - driver.reading(flow, clock, y, p.gauge)
+                ds = missing / speed
+                return missing, jnp.where(jnp.isfinite(ds), ds, 0.0), field
+
             def closer(carry):
                 """One Newton step, and half of the bracket where that leaves it: the clock only ever rises."""
                 low, high, s, _, _, count = carry
                 y = take(flow, p, s)[0]
-                field, slope, log_rate = driver.rates(flow, y, p.gauge)
-                speed = slope if clock.counts_loss else log_rate
-                missing = targets[saves.filled] - driver.reading(flow, clock, y, p.gauge)
+                missing, ds, field = correction(y)
                 low, high = jnp.where(missing > 0, s, low), jnp.where(missing > 0, high, s)
-                ds = missing / speed
-                ds = jnp.where(jnp.isfinite(ds), ds, 0.0)
                 inside = (s + ds >= low - 1e-9 * reach) & (s + ds <= high + 1e-9 * reach)
                 y = jnp.where(inside, y + ds * field, y)
                 # Residuals that are exactly zero have no direction: the flow rests.
@@ -199,11 +203,14 @@ def advance(
             unfinished = lambda carry: (carry[5] < 2) | ((carry[4] > 1e-9 * reach) & (carry[5] < 40))
             found = (zero, reach, s, p.state, jnp.asarray(jnp.inf), 0)
             ended = jax.lax.while_loop(unfinished, closer, found)[3]
+            # Where residuals are mostly rounding, no bracket holds what is left of time.
+            _, ds, field = correction(ended)
+            ended = jnp.where(jnp.abs(ds) <= 1e-2 * reach, ended + ds * field, ended)
             put = lambda rows, v: rows.at[saves.filled].set(v, mode="drop")
             log_time = flow.log_time(ended, p.gauge)
             if not clock.counts_loss:
-                # At rest, or where the residuals are mostly rounding, time passes without a motion that tells it.
-                rests = jnp.all(ended == p.state) | (p.sight.rounding > 1e-3)
+                # At rest, or where residuals are rounding, time passes without a motion that tells it.
+                rests = jnp.all(ended == p.state) | (p.sight.rounding > 0.1)
                 log_time = jnp.where(rests, targets[saves.filled], log_time)
             return Saves(
                 put(saves.coordinates, ended[:-1]),

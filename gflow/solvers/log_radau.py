@@ -20,7 +20,7 @@ from ..charts import AbstractChart, EuclideanChart
 from ..flow import Flow, Sight
 from ..losses import MarginLoss
 from .collocation import lagrange, Polynomial, Tableau, tableau
-from .elapsed import elapsed
+from .elapsed import elapsed, elapsed_time
 from .newton import (
     by_frozen_kernel,
     coordinates,
@@ -190,10 +190,12 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         slopes = jax.vmap(lambda a, F, c: c @ jax.jvp(lambda b: flow.chart.outputs(b, flow.X), (a,), (F,))[1])(
             a, stages.F, pull
         )
-        time = elapsed(
-            jnp.asarray(h), stages.R + log_pace - unit - args, slopes,
-            stages.gamma - solver_state.stages.gamma[-1], y0[-1], solver_state.excess,
-        )  # fmt: skip
+        log_pace = stages.R + log_pace - unit - args
+        if flow.counts_time:
+            time = elapsed_time(jnp.asarray(h), log_pace + stages.gamma - flow.log_terms, y0[-1])
+        else:
+            climbs = stages.gamma - solver_state.stages.gamma[-1]
+            time = elapsed(jnp.asarray(h), log_pace, slopes, climbs, y0[-1], solver_state.excess)
         values = jnp.concatenate([a, time.times[:, None]], axis=1)
         error = jnp.append(jnp.asarray(h * jnp.asarray(radau.top) @ stages.F), time.error * time.times[-1])
         error = jnp.where(solved.converged & (time.times[-1] > 0), error, jnp.inf)
