@@ -125,6 +125,71 @@ def test_a_store_of_other_arguments_is_refused(whole, change, message):
     assert content(whole) == before
 
 
+class Slower(gflow.charts.EuclideanChart):
+    def velocity(self, a, X, c):
+        velocity = super().velocity(a, X, c)
+        return velocity._replace(log_speed=velocity.log_speed - 3.0)
+
+
+def with_beta(factor):
+    class Quadratic(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return self.w**2 @ x
+
+        @property
+        def beta(self):
+            return factor * self.w**2
+
+    return lambda scale: Quadratic(scale * jnp.ones(X.shape[1]))
+
+
+def with_chart(kind):
+    class Charted(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return self.w**2 @ x
+
+        def chart(self):
+            return kind(self, jnp.zeros(()))
+
+    return lambda scale: Charted(scale * jnp.ones(X.shape[1]))
+
+
+def with_kinks(train_output):
+    class Kinked(eqx.Module):
+        hidden: jax.Array
+        output: jax.Array
+
+        def __call__(self, x):
+            return self.output @ jax.nn.leaky_relu(self.hidden @ x, 0.2)
+
+        def hidden_layer(self):
+            return gflow.kinks.HiddenLayer(self.hidden, self.output, None, 0.2, train_output)
+
+        def with_hidden_layer(self, layer):
+            return Kinked(layer.hidden, layer.output)
+
+    draws = jax.random.normal(jax.random.key(0), (4, X.shape[1] + 1))
+    return lambda scale: Kinked(scale * draws[:, 1:], scale * draws[:, 0])
+
+
+@pytest.mark.parametrize(
+    "make, first, other",
+    [(with_beta, 2.0, 1.0), (with_chart, gflow.charts.EuclideanChart, Slower), (with_kinks, True, False)],
+    ids=["beta", "chart", "kinks"],
+)
+def test_models_are_known_by_all_that_a_run_asks_them_for(tmp_path, make, first, other):
+    settings = dict(over={"scale": [1.0]}, save=[4.0], stop=None, rtol=1e-3, workers=0, store=tmp_path / "s.zarr")
+    settings |= dict(solver=None) if make is with_kinks else dict(solver=diffrax.Tsit5())
+    run(make(first), max_steps=1, **settings)
+    run(make(first), max_steps=1, **settings)
+    with pytest.raises(ValueError, match="was made with other models"):
+        run(make(other), max_steps=1, **settings)
+
+
 @pytest.mark.slow
 def test_models_and_metrics_are_known_by_what_they_compute(tmp_path):
     folder = tmp_path / "s.zarr"

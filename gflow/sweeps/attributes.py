@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..kinks.layer import declared
 from ..run import measure
 from .axes import OWN
 from .digest import code_in, computation
 from .models import program
+from .point import beta_of, flow_of
 from .probes import Probes
 from .problem import Problem
 
@@ -105,14 +107,42 @@ def _hash_models(problem: Problem, probes: Probes) -> str:
     for point, model in probes.models:
         if isinstance(model, dict):
             continue
-        x = jnp.asarray(problem.data[problem.data_index(point)][0][0], float)
-        digest.update(computation(lambda model, x: model(x), model, x, derivatives=True))
+        X, y = (jnp.asarray(v, float) for v in problem.data[problem.data_index(point)])
+        digest.update(computation(lambda model, x: model(x), model, X[0], derivatives=True))
+        digest.update(computation(functools.partial(_asked_for, loss=problem.loss_at(point)), model, X, y))
+        digest.update(_fixed(model).encode())
         if problem.traced:
             make, columns = program(problem, point)
             # Where it cannot be traced models are made one by one.
             with contextlib.suppress(Exception):
                 digest.update(computation(make, *columns))
     return digest.hexdigest()
+
+
+def _asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:
+    """What a run asks a model for, beside its outputs."""
+    told: list[Any] = [beta_of(model)]
+    if declared(model):
+        layer = model.hidden_layer()
+        told += [layer, model.with_hidden_layer(layer)]
+    elif hasattr(model, "chart"):
+        told.append(model.chart())
+        if not type(model.chart()).__module__.startswith("gflow."):
+            flow = flow_of(model, X, y, loss)
+            chart, a = flow.chart, flow.chart.coordinates()
+            state = jnp.append(a, 1.0)
+            told += [a, chart.at(a), flow.rate(a), flow.error(jnp.ones_like(state), state, flow.sight(a), state)]
+            told += [chart.velocities(a, X), chart.jacobian(a, X), chart.length(a), chart.extent(a)]
+            told.append(chart.tidied(a, a[None]))
+    return tuple(told)
+
+
+def _fixed(model: Any) -> str:
+    """What is no array of that."""
+    if declared(model):
+        layer = model.hidden_layer()
+        return str((layer.slope, layer.train_output))
+    return eqx.tree_pformat(model.chart(), short_arrays=True) if hasattr(model, "chart") else ""
 
 
 def _hash_losses(problem: Problem) -> str:
