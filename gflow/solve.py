@@ -17,6 +17,7 @@ from .charts import AbstractChart, chart_of, descent_chart_of, EuclideanChart
 from .clocks import AbstractClock, LossClock
 from .flow import Flow
 from .graded import graded_flow
+from .interrupts import compiling_undisturbed
 from .invariance import check_kept, checked
 from .kinks import loop as kinks_loop
 from .kinks.chart import piecewise_chart, PiecewiseChart
@@ -32,6 +33,7 @@ from .trajectory import concatenate, same_tree, Trajectory, without_last_row
 from .turned import turned
 
 
+@compiling_undisturbed()
 def gradient_flow(
     model: Any,
     X: Float[ArrayLike, "N ..."],

@@ -1,5 +1,10 @@
 """`gflow sweep`: sweeps from a file."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -140,3 +145,18 @@ def test_a_file_that_is_not_there(folder, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["sweep", "none.toml", "--store", "out.zarr"])
     assert caught.value.code == 2 and "none.toml" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_ctrl_c_while_xla_compiles_is_no_crash(folder, seconds):
+    """Before: Python ended with a segmentation fault after its last words."""
+    (folder / "sweep.toml").write_text(TABLE.replace('solver = "Tsit5"\n', "") + "depth = [2, 3, 4, 5, 6, 7, 8, 9]\n")
+    command = [sys.executable, "-m", "gflow_command", "sweep", "sweep.toml", "--store", "out.zarr", "--workers", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and "40 flows" in process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "gflow: sweep was interrupted" in error

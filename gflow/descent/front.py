@@ -20,6 +20,7 @@ from .. import validate
 from ..charts import descent_chart_of, EuclideanChart
 from ..clocks import AbstractClock
 from ..flow import Flow
+from ..interrupts import compiling_undisturbed
 from ..invariance import checked
 from ..losses import AbstractLoss, Exponential
 from ..models import MatrixFactorization
@@ -33,6 +34,7 @@ from .loop import advance, empty_rows, Rows
 from .rule import Place, Rule, start
 
 
+@compiling_undisturbed()
 def gradient_descent(
     model: Any,
     X: Float[ArrayLike, "N ..."],

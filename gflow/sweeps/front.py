@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import validate
 from ..clocks import AbstractClock, LossClock
+from ..interrupts import compiling_undisturbed
 from ..losses import AbstractLoss, Exponential
 from .chunks import Chunk, cut
 from .execute import cores, Crew, has_accelerator, Processes, run_here, run_with, undisturbed
@@ -34,6 +35,7 @@ class SweepInterrupted(KeyboardInterrupt):
         self.dataset = dataset
 
 
+@compiling_undisturbed()
 def sweep(
     make_model: Callable[..., Any],
     X: Float[ArrayLike, "N ..."] | None = None,
