@@ -20,8 +20,10 @@ from .models import MatrixFactorization
 
 
 class AlignedChart(AbstractChart):
-    """Coordinates (s_1, ..., s_K, r): a row s_k for each run of `counts[k]` factors that are equal, and the residuals
-    r_i = p_i - lambda_i."""
+    """Coordinates (s, r): for each eigenvector the s of the factors that begin smallest, and the residual p - lambda.
+
+    All other s follow: the flow keeps s_j^2 - s_k^2 (balancedness). As coordinates of their own they would lose what
+    tells them apart where it is small, and with it when negative eigenvalues are learned."""
 
     template: MatrixFactorization
     # V and lambda
@@ -29,28 +31,47 @@ class AlignedChart(AbstractChart):
     target: Float[Array, " n"]
     # X is this multiple of an orthogonal matrix: outputs are the residual times it.
     gain: Float[Array, ""]
+    # How many factors in a row are the same multiple of I.
     counts: tuple[int, ...] = eqx.field(static=True)
     graded: ClassVar[bool] = True
 
     def _split(self, a: Array) -> tuple[Array, Array]:
         n = self.target.size
-        return a[:-n].reshape(len(self.counts), n), a[-n:]
+        return a[:-n], a[-n:]
+
+    @property
+    def _multiples(self) -> Array:
+        """That every run of equal factors begins with."""
+        firsts = np.cumsum([0, *self.counts[:-1]])
+        return jnp.stack([self.template.factors[j][0, 0] for j in firsts])
+
+    @property
+    def _least(self) -> Array:
+        return jnp.argmin(jnp.abs(self._multiples))
+
+    def _rows(self, s: Array) -> Array:
+        """s_k of every run."""
+        begin, least = self._multiples, self._multiples[self._least]
+        # Differences of float64 numbers that are near each other are exact.
+        apart = jnp.sqrt((jnp.abs(begin) - jnp.abs(least)) * (jnp.abs(begin) + jnp.abs(least)))[:, None]
+        equal = apart == 0
+        larger = jnp.hypot(jnp.where(equal, 1.0, s[None]), apart) * jnp.sign(begin)[:, None]
+        return jnp.where(equal, s[None] * (jnp.sign(begin) * jnp.sign(least))[:, None], larger)
 
     def factors(self, a: Array) -> tuple:
         """s_j, for every factor."""
-        s, _ = self._split(a)
-        return tuple(row for row, count in zip(s, self.counts, strict=True) for _ in range(count))
+        rows = self._rows(self._split(a)[0])
+        return tuple(row for row, count in zip(rows, self.counts, strict=True) for _ in range(count))
 
-    def _powers(self, s: Array) -> Array:
-        return jnp.stack([row**count for row, count in zip(s, self.counts, strict=True)])
+    def _powers(self, rows: Array) -> Array:
+        return jnp.stack([row**count for row, count in zip(rows, self.counts, strict=True)])
 
     def _products(self, s: Array) -> Array:
-        return jnp.prod(self._powers(s), axis=0)
+        return jnp.prod(self._powers(self._rows(s)), axis=0)
 
     def coordinates(self):
-        firsts = np.cumsum([0, *self.counts[:-1]])
-        s = jnp.stack([jnp.broadcast_to(self.template.factors[j][0, 0], self.target.shape) for j in firsts])
-        return jnp.append(jnp.ravel(s), self._products(s) - self.target)
+        s = jnp.broadcast_to(self._multiples[self._least], self.target.shape)
+        return jnp.append(s, self._products(s) - self.target)
 
     def at(self, a):
         W = tuple((self.vectors * s[None]) @ self.vectors.T for s in self.factors(a))
@@ -60,12 +81,12 @@ class AlignedChart(AbstractChart):
         return self.gain * self._split(a)[1]
 
     def _pulled(self, a: Array) -> tuple[Array, Array]:
-        """What a unit of weight moves s and r by."""
-        s, _ = self._split(a)
-        powers = self._powers(s)
+        """What a unit of weight moves s_k of every run and r by."""
+        rows = self._rows(self._split(a)[0])
+        powers = self._powers(rows)
         # The product of all factors but one of run k.
         others = [
-            s[k] ** (count - 1) * jnp.prod(jnp.delete(powers, k, axis=0, assume_unique_indices=True), axis=0)
+            rows[k] ** (count - 1) * jnp.prod(jnp.delete(powers, k, axis=0, assume_unique_indices=True), axis=0)
             for k, count in enumerate(self.counts)
         ]
         v = self.gain * jnp.stack(others)
@@ -79,22 +100,22 @@ class AlignedChart(AbstractChart):
         v = own * c[None]
         top = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
         slope = top * jnp.sum(self._slope((v / top) ** 2))
-        return Velocity(jnp.append(jnp.ravel(v), push * c) / top, jnp.log(top), slope)
+        return Velocity(jnp.append(v[self._least], push * c) / top, jnp.log(top), slope)
 
     def velocities(self, a, X):
         own, push = self._pulled(a)
-        return jnp.concatenate([jnp.diag(v) for v in (*own, push)], axis=1), jnp.zeros(())
+        return jnp.concatenate([jnp.diag(own[self._least]), jnp.diag(push)], axis=1), jnp.zeros(())
 
     def jacobian(self, a, X):
         n = self.target.size
-        return jnp.concatenate([jnp.zeros((n, n * len(self.counts))), self.gain * jnp.eye(n)], axis=1)
+        return jnp.concatenate([jnp.zeros((n, n)), self.gain * jnp.eye(n)], axis=1)
 
     def length(self, a):
-        return jnp.sqrt(jnp.sum(self._split(a)[0] ** 2) / a.size)
+        return jnp.sqrt(jnp.sum(self._units(a) ** 2) / a.size)
 
     def _units(self, a: Array) -> Array:
         """For every eigenvalue the largest of its s: a smaller one is moved in proportion to it."""
-        return jnp.max(jnp.abs(self._split(a)[0]), axis=0)
+        return jnp.max(jnp.abs(self._rows(self._split(a)[0])), axis=0)
 
     def extent(self, a):
         sizes = jnp.append(self._units(a), jnp.abs(self._split(a)[1]))
@@ -103,7 +124,7 @@ class AlignedChart(AbstractChart):
     def error(self, e, a0, a1):
         size = jnp.maximum(self._units(a0), self._units(a1))
         moved = self._split(e)[0]
-        ratio = jnp.where(moved == 0, 0.0, moved / jnp.where(size > 0, size, jnp.finfo(e.dtype).tiny)[None])
+        ratio = jnp.where(moved == 0, 0.0, moved / jnp.where(size > 0, size, jnp.finfo(e.dtype).tiny))
         return jnp.sqrt(jnp.mean(ratio**2))
 
     def tidied(self, a, rates):
@@ -111,10 +132,12 @@ class AlignedChart(AbstractChart):
         s, r = self._split(a)
         learned = jnp.abs(r) < 0.5 * jnp.abs(self.target)
         ratio = jnp.where(learned, (self.target + r) / jnp.where(learned, self._products(s), 1.0), 1.0)
-        # Of a product that is all but learned the ratio is near one, whatever the signs.
-        s = s * (jnp.abs(ratio) ** (1.0 / sum(self.counts)))[None]
+        # Of a product that is all but learned the ratio is near one, whatever the signs: a Newton step.
+        safe = jnp.where(learned & (s != 0), s, 1.0)
+        growth = self._slope((safe[None] / self._rows(safe)) ** 2)
+        s = jnp.where(learned & (s != 0), safe * jnp.abs(ratio) ** (1.0 / growth), s)
         r = jnp.where(learned, r, self._products(s) - self.target)
-        return jnp.append(jnp.ravel(s), r), rates
+        return jnp.append(s, r), rates
 
     def readout(self, a: Array) -> Any:
         return None

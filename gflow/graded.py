@@ -29,9 +29,9 @@ from .charts import AbstractChart, Velocity
 from .flow import Flow
 from .lapack import orthogonal
 from .losses import AbstractLoss, Square
+from .mirror import mirror_of
 from .mixed_units import mixed
 from .models import MatrixFactorization
-from .symmetric import mirrored
 from .turned import error_of_units
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
@@ -198,6 +198,23 @@ class GradedFlow(Flow):
         return log_time + jnp.log(rate * _EPS) > math.log(_MOST_ROUNDING)
 
 
+def _keeps_signs(model: MatrixFactorization, target: np.ndarray) -> bool:
+    """Whether the flow keeps signs of eigenvalues that the target has otherwise."""
+    mirror = mirror_of(model)
+    if mirror is None:
+        return False
+    if mirror.signs is not None and mirror.signed:
+        return not np.all(mirror.signs < 0) or _least_eigenvalue(-target) < 0
+    middle = mirror.factors[len(mirror.factors) // 2]
+    return _least_eigenvalue(target) < 0 or (mirror.signs is None and _least_eigenvalue(middle) < 0)
+
+
+def _least_eigenvalue(symmetric: np.ndarray) -> float:
+    """Zero, if it is rounding."""
+    value = np.linalg.eigvalsh(symmetric)[0]
+    return 0.0 if abs(value) <= 8 * len(symmetric) * _EPS * np.linalg.norm(symmetric) else float(value)
+
+
 def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: Any) -> GradedFlow | None:
     """The flow of a factorization whose target is observed in full, by samples that are orthogonal and equally long,
     X^T X = c^2 I; None for any other, and where negative eigenvalues are never learned (`gflow.symmetric`)."""
@@ -222,7 +239,8 @@ def graded_flow(model: Any, X: Any, targets: Any, loss: AbstractLoss, observed: 
         values, vectors = np.linalg.eigh((T + T.T) / 2)
         chart = AlignedChart(model, jnp.asarray(vectors), jnp.asarray(values), jnp.asarray(gain), counts)
         return GradedFlow(chart, X, jnp.zeros(values.size), loss, size)
-    if mirrored(model) and near(T, T.T) and np.linalg.eigvalsh(T)[0] < -8 * len(T) * _EPS * np.linalg.norm(T):
+    square = T.shape[0] == T.shape[1]
+    if square and near(T, T.T) and _keeps_signs(model, T):
         return None
     U, s, Vt = np.linalg.svd(T)
     s[s <= max(T.shape) * _EPS * s[0]] = 0.0

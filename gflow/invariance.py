@@ -17,10 +17,12 @@ from jaxtyping import Array, Bool
 from .aligned import AlignedChart
 from .charts import EuclideanChart
 from .losses import Square
+from .mirror import Mirror, mirror_of
 from .models import MatrixFactorization
 from .status import as_code, Status
 from .symmetric import probes, pull_of, SymmetricChart
 from .trajectory import Trajectory
+from .turned import framed
 
 _SYMMETRIC = 1e-13
 # What rounding leaves of a symmetry that is kept, beside what a run may be wrong by.
@@ -38,9 +40,21 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
     shapes = [W.shape for W in start.factors]
     if len(shapes) < 2 or any(shape != (n, m) for shape, (m, n) in zip(shapes, reversed(shapes), strict=True)):
         return traj
-    lost = _broken(start, traj.model, EuclideanChart(start, jnp.zeros(()), observed), X, targets, jnp.asarray(rtol))
+    saves, mirror = traj.model, mirror_of(start)
+    if mirror is not None:
+        start, saves = (_turned(model, mirror) for model in (start, saves))
+    lost = _broken(start, saves, EuclideanChart(start, jnp.zeros(()), observed), X, targets, jnp.asarray(rtol))
     status = jnp.where(lost & (traj.status_code == Status.success), int(Status.symmetry_broken), traj.status_code)
     return eqx.tree_at(lambda t: t.status_code, traj, as_code(status))
+
+
+def _turned(model: MatrixFactorization, mirror: Mirror) -> MatrixFactorization:
+    """A model, or one for each save, turned as its start is to be mirrored; of another W if there are signs."""
+    around = [None, *(K.T for K in mirror.frames), None]
+    factors = [framed(W, *pair) for W, *pair in zip(model.factors, around, around[1:], strict=False)]
+    if mirror.signs is not None:
+        factors[len(factors) // 2] @= jnp.diag(jnp.asarray(mirror.signs))
+    return eqx.tree_at(lambda m: m.factors, model, tuple(factors))
 
 
 def check_kept(resume: Trajectory) -> None:

@@ -37,9 +37,10 @@ def mixed(factors: Any) -> bool:
     return False
 
 
-def apart(factors: Any) -> tuple[tuple, tuple]:
+def apart(factors: Any, signs: Any = None) -> tuple[tuple, tuple]:
     """Hidden spaces turned, W_j = Q_j G_j Q_(j-1)^T, such that every unit has digits of its own: (G, Q), shapes as the
-    factors and (m_j, m_j). By Householder's reflections of the largest column first, in as many digits as it takes."""
+    factors and (m_j, m_j). By Householder's reflections of the largest column first, in as many digits as it takes. If
+    there are `signs` of units, those of each sign among themselves."""
     from mpmath import mp, mpf
 
     entries = np.abs(np.concatenate([np.ravel(W) for W in factors]))
@@ -49,7 +50,13 @@ def apart(factors: Any) -> tuple[tuple, tuple]:
         G, Q = [exactly(np.asarray(W)) for W in factors], []
         for j in range(len(G) - 1):
             columns = G[j].shape[1]
-            units, frame = _triangular(_units(G[j], G[j + 1]), mpf(10) ** -(40 + int(2 * spread)))
+            units = _units(G[j], G[j + 1])
+            frame = exactly(np.zeros((len(units), len(units))))
+            for sign in (1.0, -1.0):
+                rows = np.flatnonzero((np.ones(len(units)) if signs is None else signs) == sign)
+                if rows.size:
+                    part = _triangular(units[rows], mpf(10) ** -(40 + int(2 * spread)))
+                    units[rows], frame[np.ix_(rows, rows)] = part
             G[j], G[j + 1] = units[:, :columns], units[:, columns:].T
             Q.append(frame)
         rounded = lambda part: tuple(jnp.asarray(v.astype(float)) for v in part)

@@ -3,23 +3,26 @@
 They stay so, and W keeps the signs of its eigenvalues: from a positive one negative eigenvalues are never learned
 (Gunasekar et al. 2017, arXiv 1705.09280, have W = U U^T so). In coordinates of all factors, rounding would tell one
 from its transpose; where a pull is negative that grows exponentially, and they would be learned. Here the first half of
-the factors are the coordinates, and the symmetric part of the one in the middle.
+the factors are the coordinates, and the symmetric part of the one in the middle. So it is with W = F^T D F of signs D,
+and with hidden units in another order (`gflow.mirror`).
 """
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .charts import AbstractChart, EuclideanChart
 from .losses import AbstractLoss, Square
+from .mirror import mirror_of
 from .mixed_units import apart, mixed
 from .models import MatrixFactorization
-from .turned import cut, turn_hidden, turned_if_small, TurnedChart
+from .turned import cut, framed, turn_hidden, turned_if_small, TurnedChart
 
 _ROOT = 2**0.5
 _PROBES = 3
@@ -27,7 +30,12 @@ _PROBES = 3
 
 class SymmetricChart(TurnedChart):
     """Coordinates (sqrt(2) G_1, ..., sqrt(2) G_h, M, Q_1, ..., Q_h) with h = N // 2, and M where N is odd; W_j and Q_j
-    as in `TurnedChart`, and Q_(N-j) = Q_j. With the root the flow of all factors is that of the coordinates."""
+    as in `TurnedChart`, and Q_(N-j) = Q_j. With the root the flow of all factors is that of the coordinates. The
+    template is mirrored; W_j = K_j (its factor j) K_(j-1)^T with `frames` K."""
+
+    frames: list[Array] | None = None
+    # D in the hidden space in the middle.
+    signs: Float[Array, " m"] | None = None
 
     @property
     def _own(self) -> Any:
@@ -48,19 +56,27 @@ class SymmetricChart(TurnedChart):
         parts = cut(a, shapes)
         G, Q = [v / _ROOT for v in parts[: self._hidden]], parts[len(self._own) :]
         middle = [(M + M.T) / 2 for M in parts[self._hidden : len(self._own)]]
+        upper = [v.T for v in reversed(G)]
+        if self.signs is not None:
+            upper[0] = upper[0] * self.signs[None]
         # With an even number of factors one hidden space is its own mirror.
-        return [*G, *middle, *[v.T for v in reversed(G)]], [*Q, *reversed(Q if middle else Q[:-1])]
+        return [*G, *middle, *upper], [*Q, *reversed(Q if middle else Q[:-1])]
 
     def _joined(self, G, Q):
         h = self._hidden
         moving = [*[_ROOT * v for v in G[:h]], *G[h : len(self._own)]]
         return jnp.concatenate([jnp.ravel(v) for v in (*moving, *Q[:h])])
 
+    def at(self, a):
+        model = super().at(a)
+        around = [None, *(self.frames or [None] * (len(model.factors) - 1)), None]
+        return self._with([framed(W, *pair) for W, *pair in zip(model.factors, around, around[1:], strict=False)])
+
     def tidied(self, a, rates):
         G, Q = self._parts(a)
         F, _ = jax.vmap(self._parts)(rates)
         for j in range(self._hidden):
-            turn = turn_hidden(j, G, Q, F)
+            turn = turn_hidden(j, G, Q, F, self.signs if j + 1 == self._hidden else None)
             if j + 1 < len(self._own) and j + 1 == self._hidden:
                 # The factor in the middle has the same hidden space on both sides.
                 G[j + 1], F[j + 1] = turn @ G[j + 1], turn @ F[j + 1]
@@ -87,30 +103,26 @@ def unturned_if_large(chart: AbstractChart, targets: Array) -> AbstractChart:
     unknown = isinstance(jnp.sum(targets), Tracer)
     if unknown or chart.begin is not None or chart.has_small_units(targets):
         return chart
-    return MirroredChart(chart.template, chart.floor, chart.observed)
+    return MirroredChart(chart.template, chart.floor, chart.observed, frames=chart.frames, signs=chart.signs)
 
 
 def symmetric(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss) -> AbstractChart:
     """The chart of mirrored factors where the flow keeps them so; any other chart as it is."""
-    if type(chart) is not EuclideanChart or not isinstance(loss, Square) or not mirrored(chart.template):
+    if type(chart) is not EuclideanChart or not isinstance(loss, Square):
         return chart
-    if any(isinstance(v, Tracer) for v in (X, targets)) or not _pulls_are_symmetric(chart, X, targets):
+    mirror = mirror_of(chart.template)
+    if mirror is None or any(isinstance(v, Tracer) for v in (X, targets)):
         return chart
-    factors = chart.template.factors
-    begin = apart(factors) if mixed(factors) else None
-    if begin is not None and len(factors) > 2:
+    if not _pulls_are_symmetric(chart, X, targets):
         return chart
-    return SymmetricChart(chart.template, chart.floor, chart.observed, begin=begin)
-
-
-def mirrored(model: Any) -> bool:
-    """Whether the factors of a model are each other's transposes in reverse order, to the last bit."""
-    if not isinstance(model, MatrixFactorization) or len(model.factors) < 2:
-        return False
-    if any(isinstance(W, Tracer) for W in model.factors):
-        return False
-    arrays = [np.asarray(W) for W in model.factors]
-    return all(np.array_equal(W.T, V) for W, V in zip(arrays, reversed(arrays), strict=True))
+    begin = apart(mirror.factors, mirror.signs) if mixed(mirror.factors) else None
+    if begin is not None and len(mirror.factors) > 2:
+        return chart
+    template = eqx.tree_at(lambda m: m.factors, chart.template, tuple(map(jnp.asarray, mirror.factors)))
+    turned = any(not np.array_equal(K, np.eye(len(K))) for K in mirror.frames)
+    frames = [jnp.asarray(K) for K in mirror.frames] if turned else None
+    signs = jnp.asarray(mirror.signs) if mirror.signed else None
+    return SymmetricChart(template, chart.floor, chart.observed, begin=begin, frames=frames, signs=signs)
 
 
 def pull_of(chart: EuclideanChart, X: Array, targets: Array) -> Callable[[Array], Array]:

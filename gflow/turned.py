@@ -68,7 +68,7 @@ class TurnedChart(EuclideanChart):
     def at(self, a):
         G, Q = self._parts(a)
         frames = [None, *Q, None]
-        return self._with([_turned(W, *pair) for W, *pair in zip(G, frames, frames[1:], strict=False)])
+        return self._with([framed(W, *pair) for W, *pair in zip(G, frames, frames[1:], strict=False)])
 
     def _with(self, factors: Any) -> MatrixFactorization:
         return eqx.tree_at(lambda m: m.factors, self.template, tuple(factors))
@@ -114,10 +114,11 @@ def cut(a: Array, shapes: list[tuple[int, int]]) -> list[Array]:
     return [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
 
 
-def turn_hidden(j: int, G: list, Q: list, F: list) -> Array:
-    """Turn hidden space j, in these lists, such that its units are orthogonal to each other; the turn."""
+def turn_hidden(j: int, G: list, Q: list, F: list, signs: Array | None = None) -> Array:
+    """Turn hidden space j, in these lists, such that its units are orthogonal to each other, or those of the same sign;
+    the turn."""
     units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
-    turned, turn = _sweep(units, jnp.eye(units.shape[0]))
+    turned, turn = _sweep(units, jnp.eye(units.shape[0]), signs)
     n = G[j].shape[1]
     G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
     Q[j] = Q[j] @ turn.T
@@ -125,7 +126,7 @@ def turn_hidden(j: int, G: list, Q: list, F: list) -> Array:
     return turn
 
 
-def _turned(W: Array, before: Array | None, after: Array | None) -> Array:
+def framed(W: Array, before: Array | None, after: Array | None) -> Array:
     W = W if before is None else W @ before.T
     return W if after is None else after @ W
 
@@ -164,8 +165,9 @@ def _rounds(count: int) -> np.ndarray:
     return np.array(rounds)
 
 
-def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Array, Array]:
-    """Rotations of every pair of rows that make the two orthogonal, of the rows of `frame` with them."""
+def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"], signs: Array | None) -> tuple[Array, Array]:
+    """Rotations of every pair of rows that make the two orthogonal, of the rows of `frame` with them. If there are
+    `signs`, of pairs that have the same."""
     h = units.shape[0]
     if h == 1:
         return units, frame
@@ -173,6 +175,7 @@ def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Arra
     padded = jnp.concatenate([units, frame], axis=1)
     if h % 2:
         padded = jnp.concatenate([padded, jnp.zeros((1, padded.shape[1]))])
+    signs = jnp.ones(len(padded)) if signs is None else jnp.append(signs, jnp.ones(len(padded) - h))
     width = units.shape[1]
 
     def turn(pairs, rows):
@@ -183,7 +186,7 @@ def _sweep(units: Float[Array, "h n"], frame: Float[Array, "h h"]) -> tuple[Arra
         su, sv = jnp.where(both, su, 1.0), jnp.where(both, sv, 1.0)
         u, v = u / su[:, None], v / sv[:, None]
         dot = jnp.sum(u * v, axis=1)
-        both = both & (dot != 0)
+        both = both & (dot != 0) & (signs[pairs[0]] == signs[pairs[1]])
         zeta = (jnp.sum(v**2, axis=1) * (sv / su) - jnp.sum(u**2, axis=1) * (su / sv)) / jnp.where(both, 2 * dot, 1.0)
         tan = jnp.where(zeta < 0, -1.0, 1.0) / (jnp.abs(zeta) + jnp.hypot(jnp.ones_like(zeta), zeta))
         tan = jnp.where(both, tan, 0.0)[:, None]

@@ -11,9 +11,9 @@ import gflow
 ROOT = Path(gflow.__file__).parent
 # Foundations first. A room is a module or a folder of gflow.
 ROOMS = [
-    "status", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
-    "plateaus", "modified", "solvers", "driver", "kinks", "models", "limits", "mixed_units", "turned", "symmetric",
-    "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent", "metrics", "precise",
+    "status", "interrupts", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
+    "plateaus", "modified", "solvers", "driver", "kinks", "models", "limits", "mirror", "mixed_units", "turned",
+    "symmetric", "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent", "metrics", "precise",
     "sweeps", "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.

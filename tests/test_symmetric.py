@@ -268,3 +268,81 @@ def test_descent_in_columns_and_unturned_is_descent_of_all_factors():
         for found, expected in zip(traj.final.factors, W, strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13 * scale)
         np.testing.assert_array_equal(traj.final.factors[0], traj.final.factors[2].T)
+
+
+INDEFINITE = np.array([[0.5, 1.5], [1.5, -0.7]])
+FIRST, SECOND = np.array([[0.3, -0.1], [0.2, 0.25]]), np.array([[0.3, -0.2], [0.1, 0.4]])
+SWAP = np.array([[0.0, 1.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "factors, learned",
+    [
+        ([FIRST, -FIRST.T], [-1.715549442, 0.0]),
+        pytest.param([FIRST, FIRST.T * [1.0, -1.0]], [-1.715549442, 1.515549442], marks=SLOW),
+        pytest.param([FIRST, FIRST.T @ SWAP], [-1.715549442, 1.515549442], marks=SLOW),
+        ([SWAP @ FIRST, 0.5 * SWAP, FIRST.T], [0.0, 1.515549442]),
+        pytest.param([-SECOND, -np.eye(2), SECOND.T], [0.0, 1.515549442], marks=SLOW),
+        pytest.param([FIRST, SECOND, SECOND.T, -FIRST.T], [-1.715549442, 0.0], marks=SLOW),
+    ],
+    ids=["minus", "signs", "swapped", "permuted", "three", "four"],
+)
+def test_mirrored_up_to_signs_and_the_order_of_units(factors, learned):
+    """Before: W = -F^T F learned the positive eigenvalue at t = 30, by rounding, with success."""
+    X, y = gflow.observe.everything(INDEFINITE)
+    model, times = MatrixFactorization(factors), np.array([1e-6, 3.0, 200.0])
+    traj = gflow.gradient_flow(model, X, y, loss=SUM, clock=gflow.TimeClock(), save=times, rtol=1e-9)
+    assert isinstance(traj.flow.chart, SymmetricChart)
+    np.testing.assert_allclose(np.linalg.eigvalsh(traj.final.product), learned, atol=1e-6)
+    expected = plain_flow(factors, INDEFINITE, times[:2])
+    for found, exact, start in zip(traj.model.factors, expected, factors, strict=True):
+        np.testing.assert_allclose(found[:2], exact, atol=1e-8)
+        np.testing.assert_allclose(found[0], start, atol=1e-5)
+    descent = gflow.gradient_descent(model, X, y, loss=SUM, step=0.02, steps=10_000)
+    np.testing.assert_allclose(np.linalg.eigvalsh(descent.final.product), learned, atol=1e-6)
+
+
+def plain_flow(factors, target, times):
+    """The flow of all factors, by SciPy: one array of saves for each."""
+    shapes, ends = [np.shape(W) for W in factors], np.cumsum([np.size(W) for W in factors])
+    split = lambda v: [part.reshape(shape) for part, shape in zip(np.split(v, ends[:-1]), shapes, strict=True)]
+
+    def velocity(_, v):
+        W = split(v)
+        E = target - functools.reduce(lambda below, above: above @ below, W)
+        product = lambda some: functools.reduce(lambda below, above: above @ below, some, np.eye(len(target)))
+        return np.concatenate([np.ravel(product(W[j + 1 :]).T @ E @ product(W[:j]).T) for j in range(len(W))])
+
+    path = solve_ivp(
+        velocity, (0, times[-1]), np.concatenate([np.ravel(W) for W in factors]), t_eval=times, method="DOP853",
+        rtol=1e-12, atol=1e-14,
+    ).y.T  # fmt: skip
+    return [np.stack(saves) for saves in zip(*map(split, path), strict=True)]
+
+
+@SLOW
+def test_balanced_factors_of_an_indefinite_product_keep_its_signs():
+    rng = np.random.default_rng(0)
+    Q, R = (np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(2))
+    T, A = (Q * [2.0, -1.0, -0.5]) @ Q.T, (R * [0.1, 0.05, -0.08]) @ R.T
+    X, y = gflow.observe.everything((T + T.T) / 2)
+    model = MatrixFactorization.balanced((A + A.T) / 2, 2)
+    np.testing.assert_allclose(model.product, A, atol=1e-15)
+    traj = gflow.gradient_flow(model, X, y, loss=SUM, clock=gflow.TimeClock(), stop=300.0, rtol=1e-8)
+    np.testing.assert_allclose(np.linalg.eigvalsh(traj.final.product), [-1.0, 0.0, 2.0], atol=1e-7)
+    # Of three factors the one in the middle has signs as well, which may change.
+    deeper = MatrixFactorization.balanced((A + A.T) / 2, 3)
+    np.testing.assert_allclose(deeper.product, A, atol=1e-15)
+
+
+@pytest.mark.parametrize("gap", [1e-9, pytest.param(1e-13, marks=SLOW), pytest.param(1e-15, marks=SLOW)])
+def test_a_small_gap_keeps_its_digits(gap):
+    """It is the seed of the negative eigenvalue: of two coordinates near each other rounding had 1e-3 of it."""
+    T, time = np.diag([2.0, -1.0]), -np.log(gap) + 1.0
+    X, y = gflow.observe.everything(T)
+    model = MatrixFactorization.perturbed(2, 2, 0.1, gap)
+    first, second = (float(W[0, 0]) for W in model.factors)
+    traj = gflow.gradient_flow(model, X, y, loss=SUM, clock=gflow.TimeClock(), stop=time, rtol=1e-10)
+    exact = gflow.limits.factorization.perturbed_flow(time, -1.0, 2, first, second)
+    assert -0.99 < exact < -0.1
+    np.testing.assert_allclose(traj.final.product[1, 1], exact, rtol=1e-9)

@@ -186,13 +186,15 @@ class MatrixFactorization(eqx.Module):
 
 
 def _singular(A: Array) -> tuple[Array, Array, Array]:
-    """U, S and V^T; U = V to the last bit where A is symmetric and positive semidefinite, so that factors are each
-    other's transposes. Singular values that are rounding are none: their roots would be seeds."""
+    """U, S and V^T; U = V to the last bit, but for signs, where A is symmetric, so that factors are each other's
+    transposes (`gflow.mirror`). Singular values that are rounding are none: their roots would be seeds."""
     if not isinstance(A, Tracer) and A.shape[0] == A.shape[1] and np.array_equal(A, A.T):
         values, V = np.linalg.eigh(A)
-        if values[0] >= -len(A) * np.finfo(float).eps * np.abs(values).max():
-            U = jnp.asarray(V[:, ::-1])
-            return U, _without_rounding(jnp.asarray(values[::-1]), A.shape), U.T
+        order = np.argsort(-np.abs(values), kind="stable")
+        values, V = values[order], V[:, order]
+        s = _without_rounding(jnp.asarray(np.abs(values)), A.shape)
+        signs = np.where((values < 0) & (np.asarray(s) > 0), -1.0, 1.0)
+        return jnp.asarray(V * signs), s, jnp.asarray(V.T)
     U, s, Vt = jnp.linalg.svd(A, full_matrices=False)
     return U, _without_rounding(s, A.shape), Vt
 
