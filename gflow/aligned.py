@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from .charts import AbstractChart, Velocity
 from .models import MatrixFactorization
+from .turned import LEAST
 
 
 class AlignedChart(AbstractChart):
@@ -136,7 +137,11 @@ class AlignedChart(AbstractChart):
         safe = jnp.where(learned & (s != 0), s, 1.0)
         growth = self._slope((safe[None] / self._rows(safe)) ** 2)
         s = jnp.where(learned & (s != 0), safe * jnp.abs(ratio) ** (1.0 / growth), s)
+        # What has died out stays so, and would leave float64.
+        died = self._units(jnp.append(s, r)) < LEAST * jnp.abs(self._multiples[self._least])
+        s = jnp.where(died, 0.0, s)
         r = jnp.where(learned, r, self._products(s) - self.target)
+        r = jnp.where(jnp.abs(r) < LEAST * jnp.max(jnp.abs(r)), 0.0, r)
         return jnp.append(s, r), rates
 
     def readout(self, a: Array) -> Any:

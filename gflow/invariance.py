@@ -20,11 +20,10 @@ from .losses import Square
 from .mirror import Mirror, mirror_of
 from .models import MatrixFactorization
 from .status import as_code, Status
-from .symmetric import probes, pull_of, SymmetricChart
+from .symmetric import probes, pull_of, rounding_of_pulls, SymmetricChart
 from .trajectory import Trajectory
 from .turned import framed
 
-_SYMMETRIC = 1e-13
 # What rounding leaves of a symmetry that is kept, beside what a run may be wrong by.
 _KEPT = 1e-9
 
@@ -73,7 +72,7 @@ def _broken(
     pull, tried = pull_of(chart, X, targets), probes(start.factors[0].shape[1])
     at_zero = pull(jnp.zeros(tried[0].shape))
     apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
-    near = lambda miss, size: miss <= _SYMMETRIC * len(tried[0]) * size
+    near = lambda miss, size: miss <= rounding_of_pulls(X, len(tried[0])) * size
     symmetric = near(apart(at_zero), _largest(at_zero))
     # Whether all is observed, to one measure.
     whole = symmetric

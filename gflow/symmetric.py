@@ -76,7 +76,7 @@ class SymmetricChart(TurnedChart):
         G, Q = self._parts(a)
         F, _ = jax.vmap(self._parts)(rates)
         for j in range(self._hidden):
-            turn = turn_hidden(j, G, Q, F, self.signs if j + 1 == self._hidden else None)
+            turn = turn_hidden(j, G, Q, F, self._least, self.signs if j + 1 == self._hidden else None)
             if j + 1 < len(self._own) and j + 1 == self._hidden:
                 # The factor in the middle has the same hidden space on both sides.
                 G[j + 1], F[j + 1] = turn @ G[j + 1], turn @ F[j + 1]
@@ -136,6 +136,11 @@ def pull_of(chart: EuclideanChart, X: Array, targets: Array) -> Callable[[Array]
     return pull
 
 
+def rounding_of_pulls(X: Array, size: int) -> float:
+    """What rounding leaves of the symmetry of gradients, relative to them."""
+    return 16 * float(jnp.finfo(float).eps) * (size + len(X) ** 0.5)
+
+
 def probes(size: int) -> np.ndarray:
     """Symmetric matrices at which a gradient that is affine in W is looked at: random ones decide it."""
     draws = np.random.default_rng(0).normal(size=(_PROBES, size, size))
@@ -147,6 +152,6 @@ def _pulls_are_symmetric(chart: EuclideanChart, X: Array, targets: Array) -> boo
     pull, size = pull_of(chart, X, targets), chart.template.factors[0].shape[1]
     for probe in probes(size):
         E = np.asarray(pull(jnp.asarray(probe)))
-        if np.max(np.abs(E - E.T)) > 1e-13 * size * np.max(np.abs(E)):
+        if np.max(np.abs(E - E.T)) > rounding_of_pulls(X, size) * np.max(np.abs(E)):
             return False
     return True

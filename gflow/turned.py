@@ -31,7 +31,7 @@ from .models import MatrixFactorization
 _NOTHING = 1e-13
 _FIRST_SWEEPS = 6
 # What is smaller, beside the largest unit, is followed no further.
-_LEAST = 1e-150
+LEAST = 1e-150
 _SMALL = 1e-8
 
 
@@ -79,6 +79,11 @@ class TurnedChart(EuclideanChart):
     def jacobian(self, a, X):
         return jax.jacrev(lambda b: self.outputs(b, X))(a)
 
+    @property
+    def _least(self) -> Array:
+        """The size of units that have died out."""
+        return LEAST * jnp.max(jnp.stack([jnp.max(jnp.abs(W)) for W in self.template.factors]))
+
     def length(self, a):
         return self.extent(a)
 
@@ -104,7 +109,7 @@ class TurnedChart(EuclideanChart):
         G, Q = self._parts(a)
         F, still = jax.vmap(self._parts)(rates)
         for j in range(len(Q)):
-            turn_hidden(j, G, Q, F)
+            turn_hidden(j, G, Q, F, self._least)
         return self._joined(G, Q), jax.vmap(self._joined)(F, still)
 
 
@@ -114,11 +119,12 @@ def cut(a: Array, shapes: list[tuple[int, int]]) -> list[Array]:
     return [v.reshape(shape) for v, shape in zip(jnp.split(a, ends), shapes, strict=True)]
 
 
-def turn_hidden(j: int, G: list, Q: list, F: list, signs: Array | None = None) -> Array:
+def turn_hidden(j: int, G: list, Q: list, F: list, least: Array, signs: Array | None = None) -> Array:
     """Turn hidden space j, in these lists, such that its units are orthogonal to each other, or those of the same sign;
-    the turn."""
+    the turn. Units smaller than `least` are let go."""
     units = jnp.concatenate([G[j], G[j + 1].T], axis=1)
     turned, turn = _sweep(units, jnp.eye(units.shape[0]), signs)
+    turned = jnp.where(jnp.max(jnp.abs(turned), axis=1, keepdims=True) < least, 0.0, turned)
     n = G[j].shape[1]
     G[j], G[j + 1] = turned[:, :n], turned[:, n:].T
     Q[j] = Q[j] @ turn.T
@@ -133,11 +139,11 @@ def framed(W: Array, before: Array | None, after: Array | None) -> Array:
 
 def unit_scales(G: Any, ends: bool) -> list:
     """For every entry of the factors the size of its hidden unit, between two hidden spaces the smaller one. A unit may
-    be turned such that all of it is in one factor. One that has died out counts as `_LEAST` of the largest. At `ends`
+    be turned such that all of it is in one factor. One that has died out counts as `LEAST` of the largest. At `ends`
     the rows of the last factor and the columns of the first are taken for units too."""
     size = lambda W, axis: jnp.sqrt(jnp.mean(W**2, axis=axis))
     units = [jnp.maximum(size(below, 1), size(above, 0)) for below, above in itertools.pairwise(G)]
-    units = [jnp.maximum(unit, _LEAST * jnp.max(unit)) for unit in units]
+    units = [jnp.maximum(unit, LEAST * jnp.max(unit)) for unit in units]
     first, last = (size(G[0], 0), size(G[-1], 1)) if ends else (jnp.inf, jnp.inf)
     around = [jnp.broadcast_to(first, G[0].shape[1:]), *units, jnp.broadcast_to(last, G[-1].shape[:1])]
     return [jnp.minimum(after[:, None], before[None]) for before, after in itertools.pairwise(around)]
