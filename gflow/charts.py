@@ -111,6 +111,10 @@ class AbstractChart(eqx.Module):
         """The size of the coordinates that rounding is relative to."""
         return jnp.sqrt(jnp.mean(a**2))
 
+    def unit_sizes(self, a: Float[Array, " P"]) -> Float[Array, "2 *units"] | None:
+        """The sizes of both sides of each unit, where rounding is relative to them."""
+        return None
+
     def tidied(self, a: Float[Array, " P"], rates: Float[Array, "s P"]) -> tuple[Array, Array]:
         """Other coordinates of the same model, in which the path is to go on, and rates of the old ones as theirs."""
         return a, rates

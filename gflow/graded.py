@@ -127,6 +127,15 @@ class GradedChart(AbstractChart):
     def _moving(self, a: Array) -> Array:
         return jnp.concatenate([jnp.ravel(W) for W in self._split(a)[0]])
 
+    def unit_sizes(self, a):
+        """For every cut between two factors and every singular value, of what is below and what is above."""
+        G = self.factors(a)
+        count = min(self.target.shape)
+        size = lambda W, axis: jnp.linalg.norm(W, axis=axis)[:count]
+        below = [size(_product(G[:j]), 0) for j in range(1, len(G))]
+        above = [size(_product(G[j:]), 1) for j in range(1, len(G))]
+        return jnp.stack([jnp.stack(below), jnp.stack(above)])
+
     def length(self, a):
         return jnp.sqrt(jnp.sum(self._moving(a) ** 2) / a.size)
 

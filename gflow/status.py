@@ -74,8 +74,9 @@ _SENTENCES = {
         "relax: float64 cannot resolve its exit to the next singular value; start from a larger scale."
     ),
     Status.seeded: (
-        "The flow left a plateau along a direction so small there that rounding of the coordinates had a part in it: "
-        "times from here on are not right to rtol (of descent: to 1e-4); start from a larger scale, or loosen rtol."
+        "The flow left a plateau along a direction so small there, or grew out of factors that cancel so nearly, that "
+        "rounding of the coordinates had a part in it: times from here on are not right to rtol (of descent: to 1e-4); "
+        "start from a larger scale, or loosen rtol."
     ),
     Status.loss_jumps: (
         "The modified loss holds the gradient, and jumps where that of this model does, at its kinks: the flow could "

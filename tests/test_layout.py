@@ -12,9 +12,9 @@ ROOT = Path(gflow.__file__).parent
 # Foundations first. A room is a module or a folder of gflow.
 ROOMS = [
     "status", "interrupts", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
-    "plateaus", "modified", "solvers", "driver", "kinks", "models", "limits", "mirror", "mixed_units", "turned",
-    "symmetric", "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent", "metrics",
-    "precise", "sweeps", "plots", "explorer", "studies", "cli",
+    "plateaus", "falls", "modified", "solvers", "driver", "kinks", "models", "limits", "mirror", "mixed_units",
+    "turned", "symmetric", "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent",
+    "metrics", "precise", "sweeps", "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.
 LATER = {("validate", "limits")}

@@ -346,3 +346,34 @@ def test_a_small_gap_keeps_its_digits(gap):
     exact = gflow.limits.factorization.perturbed_flow(time, -1.0, 2, first, second)
     assert -0.99 < exact < -0.1
     np.testing.assert_allclose(traj.final.product[1, 1], exact, rtol=1e-9)
+
+
+def nearly_minus(noise, time):
+    """[F, -F^T + noise] and its product at a time, in coordinates of what cancels and of what is left."""
+    model = MatrixFactorization([FIRST, -FIRST.T + noise * np.array([[0.3, -1.2], [0.8, 0.5]])])
+    A, B = np.asarray(model.factors[0]), np.asarray(model.factors[1]).T
+
+    def velocity(_, v):
+        S, D = v.reshape(2, 2, 2)
+        even, odd = INDEFINITE - (S.T @ S - D.T @ D), D.T @ S - S.T @ D
+        return np.concatenate([np.ravel(S @ even - D @ odd), np.ravel(S @ odd - D @ even)])
+
+    start = np.ravel([(A + B) / 2, (A - B) / 2])
+    S, D = solve_ivp(velocity, (0, time), start, method="DOP853", rtol=1e-12, atol=1e-28).y[:, -1].reshape(2, 2, 2)
+    return model, (S - D).T @ (S + D)
+
+
+@pytest.mark.parametrize("noise, seeded", [(1e-5, False), (1e-8, False), (1e-13, True)])
+def test_a_unit_that_grows_out_of_rounding_is_told(noise, seeded):
+    """It was learned at a time that rounding chose, with success."""
+    time = 0.5 - np.log(noise) / 1.5155
+    model, exact = nearly_minus(noise, time)
+    X, y = gflow.observe.everything(INDEFINITE)
+    settings = dict(loss=SUM, clock=gflow.TimeClock(), rtol=1e-7, throw=False)
+    traj = gflow.gradient_flow(model, X, y, stop=time, **settings)
+    assert int(traj.status_code) == (Status.seeded if seeded else Status.success)
+    # Nothing is said before, nor where it does not matter.
+    assert gflow.gradient_flow(model, X, y, stop=0.4 * time, **settings).success
+    if not seeded:
+        assert np.linalg.eigvals(exact).max() > 0.1
+        np.testing.assert_allclose(traj.final.product, exact, atol=1e-6)

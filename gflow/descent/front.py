@@ -68,8 +68,8 @@ def gradient_descent(
     - `momentum`: of the heavy ball, in [0, 1); 0 for none. Time counts the step sizes, so that momentum beta follows
       the flow about 1 / (1 - beta) times as fast.
     - `batch_size`, `key`: stochastic gradient descent: the loss of `batch_size` samples at each step, in epochs that
-      are shuffled anew by `key` (a `jax.random.key`). What is left over at the end of an epoch is dropped. A loss that is
-      a sum is taken N / batch_size times, so that steps are as large as those of all samples.
+      are shuffled anew by `key` (a `jax.random.key`). What is left over at the end of an epoch is dropped. A loss that
+      is a sum is taken N / batch_size times, so that steps are as large as those of all samples.
     - `normalize`: `"loss"` divides steps by the loss, theta += eta grad gamma with gamma = -log L, `"gradient"` by the
       norm of the gradient, in both cases in the log domain: losses far below 1e-300 are reached. Of a batch where there
       is one.

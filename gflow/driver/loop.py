@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..charts import EuclideanChart
 from ..clocks import AbstractClock
+from ..falls import Falls
 from ..flow import Flow
 from ..losses import MarginLoss
 from ..solvers import LogRadau, StepControl
@@ -110,7 +111,11 @@ def advance(
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
         waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
         plateaus, seeded = p.plateaus, jnp.asarray(False)
-        if isinstance(flow.chart, EuclideanChart) and not flow.chart.graded:
+        if isinstance(plateaus, Falls):
+            sizes = flow.chart.unit_sizes(y1[:-1])
+            assert sizes is not None
+            plateaus, seeded = plateaus.passing(sizes, rtol)
+        elif isinstance(flow.chart, EuclideanChart) and not flow.chart.graded:
             # Other charts keep small directions apart.
             log_time = jnp.log(y1[-1]) + p.gauge + sight.log_unit
             moved = p.h * flow.chart.length(p.state[:-1]) / extent

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..clocks import AbstractClock
+from ..falls import Falls
 from ..flow import Flow, Sight
 from ..plateaus import Plateaus
 from ..solvers import first_step, FlowTerm, LogRadau, StepControl
@@ -29,7 +30,8 @@ class Position(eqx.Module):
     steps: Int[Array, ""]
     rejected: Int[Array, ""]
     status: Int[Array, ""]
-    plateaus: Plateaus
+    # Of the path, by which it is seen if rounding decides it.
+    plateaus: Plateaus | Falls
 
     @property
     def gamma(self) -> Float[Array, ""]:
@@ -88,7 +90,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     rate = flow.rate(a)
     gauge = jax.lax.stop_gradient(flow.log_pace(a, rate))
     state = jnp.append(a, 0.0)
-    sight = flow.sight(a)
+    sight, sizes = flow.sight(a), flow.chart.unit_sizes(a)
     h = first_step(flow, a)
     solver_ = with_tolerances(solver, flow, state, rtol)
     terms = terms_of(flow)
@@ -105,7 +107,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
         steps=jnp.zeros((), int),
         rejected=jnp.zeros((), int),
         status=as_code(jnp.where(moves, Status.running, Status.stationary_start)),
-        plateaus=Plateaus.none(),
+        plateaus=Plateaus.none() if sizes is None else Falls.begin(sizes),
     )
 
 
