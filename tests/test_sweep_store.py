@@ -190,6 +190,40 @@ def test_models_are_known_by_all_that_a_run_asks_them_for(tmp_path, make, first,
         run(make(other), max_steps=1, **settings)
 
 
+def a_loss(factor):
+    class Steeper(gflow.losses.Exponential):
+        def output_scale(self, f, y):
+            return factor * super().output_scale(f, y)
+
+    return Steeper()
+
+
+def a_solver(factor):
+    class Off(diffrax.Tsit5):
+        def step(self, *args, **more):
+            y1, *rest = super().step(*args, **more)
+            return factor * y1, *rest
+
+    return Off()
+
+
+@pytest.mark.parametrize("name, make, other", [("loss", a_loss, 2.0), ("solver", a_solver, 1.001)])
+def test_losses_and_solvers_of_the_users_are_known_by_what_they_do(tmp_path, name, make, other):
+    settings = dict(over={"scale": [1.0]}, max_steps=1, workers=0, store=tmp_path / "s.zarr")
+    run(**settings, **{name: make(1.0)})
+    run(**settings, **{name: make(1.0)})
+    with pytest.raises(ValueError, match=f"was made with other {'losses' if name == 'loss' else name}"):
+        run(**settings, **{name: make(other)})
+
+
+def test_values_of_another_type_are_told(tmp_path):
+    make = lambda scale, seed: network(scale)
+    settings = dict(max_steps=1, workers=0, store=tmp_path / "s.zarr")
+    run(make, over={"scale": [1.0], "seed": np.arange(2, dtype=np.int32)}, **settings)
+    with pytest.raises(ValueError, match="was made with seed as int32, and this call has int64"):
+        run(make, over={"scale": [1.0], "seed": range(2)}, **settings)
+
+
 @pytest.mark.slow
 def test_models_and_metrics_are_known_by_what_they_compute(tmp_path):
     folder = tmp_path / "s.zarr"

@@ -172,7 +172,7 @@ def test_modules_of_a_script_are_whole_in_another_process(tmp_path):
     (tmp_path / "problem").write_bytes(pack(problem))
     code = """
         import pickle, sys, jax, numpy as np, gflow
-        problem = pickle.loads(open(sys.argv[1], "rb").read())
+        problem, _ = pickle.loads(open(sys.argv[1], "rb").read())
         holder = problem.model((1,))
         double = jax.tree.map(lambda v: 2 * v if isinstance(v, jax.Array) else v, holder)
         x = np.array([1.0, 10.0, 0.0])
@@ -313,6 +313,38 @@ def test_implicit_solvers_by_vmap_in_two_threads():
             save=[1.0, 2.0], solver=diffrax.Kvaerno3(), rtol=1e-3, executor=pool, progress=False, batching="vmap",
         )  # fmt: skip
     assert (ds.status == 1).all()
+
+
+@pytest.mark.slow
+def test_workers_have_the_models_of_the_call_or_say_no(tmp_path):
+    """A module that was edited and loaded again: workers went on with the old one, under the name of the new."""
+    code = """
+        import importlib, pathlib, sys
+        import gflow
+        sys.dont_write_bytecode = True
+        sys.path.insert(0, ".")
+        text = "import gflow\\nDEPTH = 2\\n"
+        text += "def make(scale):\\n    return gflow.models.DiagonalNetwork(2, DEPTH, {} * scale)\\n"
+        pathlib.Path("mine.py").write_text(text.format("1.0"))
+        import mine
+        given = dict(over={"scale": [0.1, 0.2, 0.4, 0.8]}, stop=50.0, rtol=1e-6, progress=False)
+        go = lambda **more: gflow.sweep(mine.make, [[1.0, 2.0], [2.0, -1.0]], [1.0, 1.0], **given, **more).beta.values
+        first = go(workers=2)
+        pathlib.Path("mine.py").write_text(text.format("100.0"))
+        importlib.reload(mine)
+        here = go(workers=0)
+        assert (go(workers=2) == here).all() and not (here == first).any()
+        mine.DEPTH = 3
+        try:
+            go(workers=2)
+        except gflow.SweepError as error:
+            assert "workers have other models, metrics or losses by the same names" in str(error)
+        else:
+            raise AssertionError
+    """
+    process = python(code, tmp_path)
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
 
 
 def test_points_are_dealt_out_one_by_one():

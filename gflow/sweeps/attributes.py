@@ -109,8 +109,8 @@ def _hash_models(problem: Problem, probes: Probes) -> str:
             continue
         X, y = (jnp.asarray(v, float) for v in problem.data[problem.data_index(point)])
         digest.update(computation(lambda model, x: model(x), model, X[0], derivatives=True))
-        digest.update(computation(functools.partial(_asked_for, loss=problem.loss_at(point)), model, X, y))
-        digest.update(_fixed(model).encode())
+        digest.update(computation(functools.partial(asked_for, loss=problem.loss_at(point)), model, X, y))
+        digest.update(fixed(model).encode())
         if problem.traced:
             make, columns = program(problem, point)
             # Where it cannot be traced models are made one by one.
@@ -119,7 +119,7 @@ def _hash_models(problem: Problem, probes: Probes) -> str:
     return digest.hexdigest()
 
 
-def _asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:
+def asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:
     """What a run asks a model for, beside its outputs."""
     told: list[Any] = [beta_of(model)]
     if declared(model):
@@ -137,7 +137,7 @@ def _asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:
     return tuple(told)
 
 
-def _fixed(model: Any) -> str:
+def fixed(model: Any) -> str:
     """What is no array of that."""
     if declared(model):
         layer = model.hidden_layer()
@@ -146,10 +146,23 @@ def _fixed(model: Any) -> str:
 
 
 def _hash_losses(problem: Problem) -> str:
-    """Of what losses compute: the text of one of the user's own does not say it."""
-    f = y = np.ones(2)
-    told = lambda loss: computation(lambda f, y: (loss.neg_log(f, y), loss.weights(f, y)), f, y, derivatives=True)
-    return hashlib.sha256(b"".join(map(told, problem.losses))).hexdigest()
+    """Of what losses compute of all data: the text of one of the user's own does not say it."""
+    digest = hashlib.sha256()
+    for loss in problem.losses:
+        own = not type(loss).__module__.startswith("gflow.")
+        for size in sorted({np.size(y) for _, y in problem.data}) if own else (2,):
+            f = y = np.ones(size)
+            digest.update(computation(functools.partial(_of_a_loss, loss, whole=own), f, y, derivatives=True))
+    return digest.hexdigest()
+
+
+def _of_a_loss(loss: Any, f: Any, y: Any, whole: bool) -> tuple:
+    told = [loss.neg_log(f, y), loss.weights(f, y)]
+    if whole:
+        dual, gamma = loss.dual(f, y)
+        told += [loss.output_scale(f, y), loss.rounding(f, y), dual, gamma, loss.pull(dual, y), loss.drawn(dual, dual)]
+        told += [loss.dual_rows(f, y, dual, gamma, 0.1), loss.dual_slope(dual, y, gamma), loss.admissible(dual)]
+    return tuple(told)
 
 
 def _hash_metrics(problem: Problem, probes: Probes) -> str:

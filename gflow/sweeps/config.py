@@ -111,6 +111,9 @@ def read(path: Path) -> Job:
         arguments["solver"] = _made(_found(table["solver"], room, "solver"), table["solver"])
     if not isinstance(table.get("metrics", []), list):
         raise ValueError(f"metrics must be a list of names, not {table['metrics']!r}.")
+    names = [str(name).split(":")[-1] for name in table.get("metrics", [])]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"metrics must have names of their own, not {twice[0]!r} twice.")
     if "metrics" in table:
         arguments["metrics"] = {str(name).split(":")[-1]: _found(name, metrics, "metrics") for name in table["metrics"]}
     return Job(arguments)
@@ -201,3 +204,6 @@ def _found(name: Any, room: Any, what: str) -> Any:
     except (ImportError, AttributeError) as error:
         place = f"the module {module!r}" if module else room.__name__
         raise ValueError(f"{what} {name!r} is not there: {place} has no {inner!r} ({error}).") from error
+    except Exception as error:
+        # Whatever a module does when it is imported.
+        raise ValueError(f"{what} {name!r} cannot be imported: {type(error).__name__}: {error}.") from error

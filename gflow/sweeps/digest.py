@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
+# Whose version says what their classes do.
+_KNOWN = {"abc", "builtins", "diffrax", "equinox", "gflow", "jaxtyping", "lineax", "optimistix", "typing"}
+
 
 def numbers_of(model: Any) -> bytes:
     """A hash of the numbers in a model."""
@@ -27,9 +30,8 @@ def numbers_of(model: Any) -> bytes:
 def computation(function: Callable, *inputs: Any, derivatives: bool = False) -> bytes:
     """A function as JAX sees it: what it computes, with its derivatives if asked for, and the constants in it and in
     the functions that it calls. Of what leaves JAX (callbacks) a value stands for the rest."""
-    traced, *_ = eqx.filter_make_jaxpr(function)(*inputs)
-    text = str(traced)
-    told = re.sub(r"0x[0-9a-f]+", "", text).encode() + b"".join(map(_bytes, _constants(traced)))
+    text, constants = traced(function, *inputs)
+    told = text.encode() + b"".join(map(_bytes, constants))
     if "callback" in text:
         shaken = jax.tree.map(lambda leaf: _shaken(leaf) if eqx.is_inexact_array(leaf) else leaf, inputs)
         told += b"".join(map(_bytes, jax.tree.leaves(eqx.filter(function(*shaken), eqx.is_array))))
@@ -38,6 +40,12 @@ def computation(function: Callable, *inputs: Any, derivatives: bool = False) -> 
         with contextlib.suppress(Exception):
             told += computation(functools.partial(_pulled_back, function), *inputs)
     return told
+
+
+def traced(function: Callable, *inputs: Any) -> tuple[str, list[Any]]:
+    """A function as JAX sees it, and the constants in it and in the functions that it calls."""
+    found, *_ = eqx.filter_make_jaxpr(function)(*inputs)
+    return re.sub(r"0x[0-9a-f]+", "", str(found)), list(_constants(found))
 
 
 def code_in(part: Any, seen: frozenset = frozenset()) -> bytes:
@@ -56,8 +64,15 @@ def code_in(part: Any, seen: frozenset = frozenset()) -> bytes:
     if isinstance(part, tuple | list):
         return inside(part)
     if dataclasses.is_dataclass(part):
-        return inside(getattr(part, field.name, None) for field in dataclasses.fields(part))
+        own = [cls for cls in type(part).__mro__ if cls.__module__.split(".")[0] not in _KNOWN]
+        return inside((*(getattr(part, field.name, None) for field in dataclasses.fields(part)), *map(_functions, own)))
     return _bytes(part) if eqx.is_array(part) else repr(part).encode() if _plain(part) else b""
+
+
+def _functions(cls: type) -> tuple:
+    """What a class defines."""
+    bare = lambda v: v.fget if isinstance(v, property) else getattr(v, "__func__", v)
+    return tuple(bare(v) for name, v in sorted(vars(cls).items()) if not name.startswith("__") or name == "__call__")
 
 
 def _plain(part: Any) -> bool:

@@ -104,6 +104,12 @@ def run_with(
                     lost.append(chunk)
                     continue
                 if isinstance(result, worker.Failure):
+                    if isinstance(result.error, worker.OtherModels) and crew.renew():
+                        lost.extend([chunk, *running.values()])
+                        running.clear()
+                        break
+                    if isinstance(result.error, worker.OtherModels):
+                        raise SweepError(str(result.error))
                     raise SweepError(
                         f"the chunk of {chunk.size} points from {problem.describe(chunk.begin)} failed: "
                         f"{type(result.error).__name__}: {result.error}"
@@ -154,6 +160,10 @@ class Crew:
                 f"JAX_ENABLE_X64=1 and memory enough?). It says: {type(error).__name__}: {error}"
             ) from error
 
+    def renew(self) -> bool:
+        """Whether there are other workers now, which have imported everything anew."""
+        return False
+
     def abandon(self) -> None:
         pass
 
@@ -166,6 +176,7 @@ class Processes(Crew):
 
     def __init__(self, workers: int):
         self.workers = workers
+        self._renewed = False
 
     def size(self) -> int:
         return self.workers
@@ -203,6 +214,13 @@ class Processes(Crew):
         if isinstance(error, BrokenExecutor):
             # The next submission starts others.
             Processes._pool = None
+
+    def renew(self) -> bool:
+        if self._renewed:
+            return False
+        self._renewed = True
+        self.abandon()
+        return True
 
     def abandon(self) -> None:
         """End the workers, chunks under way and all."""

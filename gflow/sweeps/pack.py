@@ -14,10 +14,11 @@ from typing import Any
 import equinox as eqx
 
 from .problem import Problem
+from .same import mark
 
 
 def pack(problem: Problem) -> bytes:
-    """Raises ValueError for what cannot be sent."""
+    """The problem, with what it is to be known by. Raises ValueError for what cannot be sent."""
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):
@@ -28,7 +29,7 @@ def pack(problem: Problem) -> bytes:
 
     packed = io.BytesIO()
     try:
-        Pickler(packed).dump(problem)
+        Pickler(packed).dump((problem, mark(problem)))
     except Exception as error:
         raise ValueError(
             f"make_model, metrics and the values of over must be picklable to go to other processes, but: {error}; "

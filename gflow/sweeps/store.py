@@ -260,6 +260,11 @@ class OnDisk:
                 )
             if not np.array_equal(old[name], values):
                 raise ValueError(f"store {self.path} was made with {name} in another order; {remedy}.")
+            if old[name].dtype.kind in "iufb" and old[name].dtype != values.dtype:
+                raise ValueError(
+                    f"store {self.path} was made with {name} as {old[name].dtype}, and this call has {values.dtype}; "
+                    f"{remedy}."
+                )
         # How make_model and what it is given are written does not matter, what is made does.
         told = ("make_model", "over_", "version_")
         # Others in the store are notes of its user.

@@ -17,10 +17,15 @@ import jax.monitoring
 from . import batch, exact, settings
 from .chunks import Chunk
 from .problem import Problem
+from .same import agree, mark
 
 _PROBLEMS: OrderedDict[str, Problem] = OrderedDict()
 _LOCK = threading.Lock()
 _COMPILED = threading.Event()
+
+
+class OtherModels(RuntimeError):
+    """What goes to a worker by name is something else there."""
 
 
 class Failure(NamedTuple):
@@ -41,7 +46,7 @@ def compute_packed(key: str, packed: bytes, chunk: Chunk, attempt: int) -> Any:
     try:
         with _LOCK:
             if key not in _PROBLEMS:
-                _PROBLEMS[key] = pickle.loads(packed)
+                _PROBLEMS[key] = _unpacked(packed)
                 while len(_PROBLEMS) > 4:
                     _PROBLEMS.popitem(last=False)
             problem = _PROBLEMS[key]
@@ -55,6 +60,17 @@ def compute_packed(key: str, packed: bytes, chunk: Chunk, attempt: int) -> Any:
         except Exception:
             error = RuntimeError(f"{type(error).__name__}: {error}")
         return Failure(error)
+
+
+def _unpacked(packed: bytes) -> Problem:
+    problem, expected = pickle.loads(packed)
+    with settings.applied(problem.settings):
+        if not agree(mark(problem), expected):
+            raise OtherModels(
+                "workers have other models, metrics or losses by the same names: a module was changed after it was "
+                "imported, or is not the same there. Pass workers=0, start Python anew, or define them in the script."
+            )
+    return problem
 
 
 def begin(parent: int, folder: str) -> None:
