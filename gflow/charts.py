@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # The norm of all parameters at which a path no longer goes by e-folds of it, relative to that of the start.
 _FLOOR = 1e-8
@@ -111,8 +111,8 @@ class AbstractChart(eqx.Module):
         """The size of the coordinates that rounding is relative to."""
         return jnp.sqrt(jnp.mean(a**2))
 
-    def unit_sizes(self, a: Float[Array, " P"]) -> Float[Array, "2 *units"] | None:
-        """The sizes of both sides of each unit, where rounding is relative to them."""
+    def unit_sizes(self, a: Float[Array, " P"]) -> tuple[Float[Array, "2 cuts k"], Int[Array, " k"]] | None:
+        """The sizes of both sides of each of k units, where rounding is relative to them, and their numbers."""
         return None
 
     def tidied(self, a: Float[Array, " P"], rates: Float[Array, "s P"]) -> tuple[Array, Array]:

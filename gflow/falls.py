@@ -9,7 +9,7 @@ eps / f^2 of it is rounding, of the start as of the steps.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 # Rounding of a run, as measured.
 _ROUNDING = 4 * float(jnp.finfo(jnp.float64).eps)
@@ -20,21 +20,24 @@ _ALLOWED = 10.0
 
 
 class Falls(eqx.Module):
-    """The largest sizes so far of both sides of each unit, and the least share of them since."""
+    """The largest sizes so far of both sides of each unit, the least share of them since, and which unit it is."""
 
-    largest: Float[Array, "2 *units"]
-    least: Float[Array, "*units"]
+    largest: Float[Array, "2 cuts k"]
+    least: Float[Array, "cuts k"]
+    unit: Int[Array, " k"]
 
     @classmethod
-    def begin(cls, sizes: Float[Array, "2 *units"]) -> "Falls":
-        return cls(jax.lax.stop_gradient(sizes), jnp.ones(sizes.shape[1:]))
+    def begin(cls, sizes: Float[Array, "2 cuts k"], unit: Int[Array, " k"]) -> "Falls":
+        return cls(jax.lax.stop_gradient(sizes), jnp.ones(sizes.shape[1:]), unit)
 
-    def passing(self, sizes: Float[Array, "2 *units"], rtol: Array) -> tuple["Falls", Bool[Array, ""]]:
+    def passing(
+        self, sizes: Float[Array, "2 cuts k"], unit: Int[Array, " k"], rtol: Array
+    ) -> tuple["Falls", Bool[Array, ""]]:
         """After a step; and whether a unit grows again of which rounding is more than `rtol` allows."""
         sizes, rtol = jax.lax.stop_gradient((sizes, rtol))
         share = jnp.max(sizes / jnp.where(self.largest > 0, self.largest, jnp.inf), axis=0)
         least = jnp.minimum(self.least, share)
-        seeded = (share > _GROWS * least) & (_ROUNDING > _ALLOWED * rtol * least**2)
-        anew = share >= 1.0
-        later = Falls(jnp.maximum(self.largest, sizes), jnp.where(anew, 1.0, least))
-        return later, jnp.any(seeded)
+        same = (unit == self.unit)[None]
+        seeded = same & (share > _GROWS * least) & (_ROUNDING > _ALLOWED * rtol * least**2)
+        largest = jnp.where(same[None], jnp.maximum(self.largest, sizes), sizes)
+        return Falls(largest, jnp.where(same & (share < 1.0), least, 1.0), unit), jnp.any(seeded)

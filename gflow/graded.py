@@ -45,6 +45,11 @@ def _product(factors: tuple) -> Array:
     return functools.reduce(lambda below, above: above @ below, factors)
 
 
+def _places(W: Array) -> Array:
+    """The singular values in the order of the units: whichever has grown most comes first."""
+    return jnp.argsort(-jnp.sum(W**2, axis=0))
+
+
 def _without_least(v: Array, axis: Any) -> Array:
     """Zeros for entries, or rows or columns, that are nothing beside the others."""
     size = jnp.max(jnp.abs(v), axis=axis, keepdims=True)
@@ -128,13 +133,18 @@ class GradedChart(AbstractChart):
         return jnp.concatenate([jnp.ravel(W) for W in self._split(a)[0]])
 
     def unit_sizes(self, a):
-        """For every cut between two factors and every singular value, of what is below and what is above."""
+        """For every cut between two factors and every singular value, of what is below and what is above: the entries
+        of its own unit, without what others lend it while they are learned; and which unit that is."""
         G = self.factors(a)
-        count = min(self.target.shape)
-        size = lambda W, axis: jnp.linalg.norm(W, axis=axis)[:count]
-        below = [size(_product(G[:j]), 0) for j in range(1, len(G))]
-        above = [size(_product(G[j:]), 1) for j in range(1, len(G))]
-        return jnp.stack([jnp.stack(below), jnp.stack(above)])
+        k = jnp.arange(min(self.target.shape))
+        unit = jnp.argsort(_places(G[0]))[k]
+
+        def own(rows, columns, W):
+            return jnp.abs(W.at[rows, columns].get(mode="fill", fill_value=0.0))
+
+        below = [own(unit, k, _product(G[:j])) for j in range(1, len(G))]
+        above = [own(k, unit, _product(G[j:])) for j in range(1, len(G))]
+        return jnp.stack([jnp.stack(below), jnp.stack(above)]), unit
 
     def length(self, a):
         return jnp.sqrt(jnp.sum(self._moving(a) ** 2) / a.size)
@@ -153,8 +163,7 @@ class GradedChart(AbstractChart):
         G, Q = list(G), list(Q)
         F, still, residual = jax.vmap(self._split)(rates)
         F = list(F)
-        # Whichever singular value has grown most comes first.
-        order = jnp.argsort(-jnp.sum(G[0] ** 2, axis=0))
+        order = _places(G[0])
         for j in range(len(Q)):
             columns = order if j == 0 else slice(None)
             turn, upper = orthogonal(jax.lax.stop_gradient(G[j][:, columns]))

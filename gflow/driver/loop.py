@@ -20,6 +20,7 @@ from ..clocks import AbstractClock
 from ..falls import Falls
 from ..flow import Flow
 from ..losses import MarginLoss
+from ..plateaus import Plateaus
 from ..solvers import LogRadau, StepControl
 from ..status import as_code, Status
 from .passage import beyond, passage
@@ -111,18 +112,19 @@ def advance(
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
         waits = as_code(jnp.where(stalled, Status.step_too_small, Status.running))
         plateaus, seeded = p.plateaus, jnp.asarray(False)
-        if isinstance(plateaus, Falls):
-            sizes = flow.chart.unit_sizes(y1[:-1])
-            assert sizes is not None
-            plateaus, seeded = plateaus.passing(sizes, rtol)
-        elif isinstance(flow.chart, EuclideanChart) and not flow.chart.graded:
+        if isinstance(flow.chart, EuclideanChart) and not flow.chart.graded:
             # Other charts keep small directions apart.
             log_time = jnp.log(y1[-1]) + p.gauge + sight.log_unit
             moved = p.h * flow.chart.length(p.state[:-1]) / extent
+            assert isinstance(plateaus, Plateaus)
             plateaus, seeded = plateaus.passing(p.log_time, log_time, moved, rtol)
         a, ahead = y1[:-1], solver_state
         if flow.chart.graded:
             a, ahead = solver.tidied(flow.chart, a, ahead) if implicit else (flow.chart.tidied(a, a[None])[0], ahead)
+        if isinstance(plateaus, Falls):
+            units = flow.chart.unit_sizes(a)
+            assert units is not None
+            plateaus, seeded = plateaus.passing(*units, rtol)
         far = jnp.abs(jnp.log(y1[-1])) > GAUGE_RANGE
         shift = jax.lax.stop_gradient(jnp.where(far, jnp.log(y1[-1]), 0.0))
         after = Position(

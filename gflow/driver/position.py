@@ -90,7 +90,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     rate = flow.rate(a)
     gauge = jax.lax.stop_gradient(flow.log_pace(a, rate))
     state = jnp.append(a, 0.0)
-    sight, sizes = flow.sight(a), flow.chart.unit_sizes(a)
+    sight, units = flow.sight(a), flow.chart.unit_sizes(a)
     h = first_step(flow, a)
     solver_ = with_tolerances(solver, flow, state, rtol)
     terms = terms_of(flow)
@@ -107,7 +107,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
         steps=jnp.zeros((), int),
         rejected=jnp.zeros((), int),
         status=as_code(jnp.where(moves, Status.running, Status.stationary_start)),
-        plateaus=Plateaus.none() if sizes is None else Falls.begin(sizes),
+        plateaus=Plateaus.none() if units is None else Falls.begin(*units),
     )
 
 
