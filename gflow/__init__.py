@@ -15,7 +15,7 @@ from .clocks import (  # noqa: E402
     TimeClock as TimeClock,
 )
 from .descent import gradient_descent as gradient_descent  # noqa: E402
-from .interrupts import compiling_undisturbed  # noqa: E402
+from .interrupts import compiling_undisturbed as _compiling_undisturbed  # noqa: E402
 from .modified import modified as modified  # noqa: E402
 from .run import FlowError as FlowError, FlowInterrupted as FlowInterrupted  # noqa: E402
 from .solve import gradient_flow as gradient_flow  # noqa: E402
@@ -40,7 +40,7 @@ _LATER = {
 def __getattr__(name: str):
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with compiling_undisturbed():
+    with _compiling_undisturbed():
         module = importlib.import_module(f".{_LATER[name]}", __name__)
     return module if name == _LATER[name] else getattr(module, name)
 
