@@ -67,6 +67,16 @@ class SymmetricChart(TurnedChart):
         moving = [*[_ROOT * v for v in G[:h]], *G[h : len(self._own)]]
         return jnp.concatenate([jnp.ravel(v) for v in (*moving, *Q[:h])])
 
+    def unit_sizes(self, a):
+        """Of an odd number of factors: of those in and below the middle, whose squares keep their difference. With an
+        even number none ever passes zero."""
+        if len(self.template.factors) % 2 == 0:
+            return None
+        G, _ = self._parts(a)
+        below, middle = G[self._hidden - 1], G[self._hidden]
+        sizes = jnp.stack([jnp.linalg.norm(below, axis=1), jnp.linalg.norm(middle, axis=1)])
+        return sizes[:, None], jnp.arange(len(middle))
+
     def at(self, a):
         model = super().at(a)
         around = [None, *(self.frames or [None] * (len(model.factors) - 1)), None]

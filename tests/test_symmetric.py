@@ -377,3 +377,14 @@ def test_a_unit_that_grows_out_of_rounding_is_told(noise, seeded):
     if not seeded:
         assert np.linalg.eigvals(exact).max() > 0.1
         np.testing.assert_allclose(traj.final.product, exact, atol=1e-6)
+
+
+def test_of_three_mirrored_factors_rounding_may_turn_the_middle_one():
+    """Equal factors that are no multiple of I: s^3 stays positive, and rounding made it negative, with success."""
+    D = jnp.diag(jnp.array([5.0, 7.1]))
+    X, y = gflow.observe.everything(np.diag([200.0, -100.0]))
+    flow = functools.partial(gflow.gradient_flow, MatrixFactorization([D, D, D]), X, y, loss=SUM, throw=False)
+    early = flow(clock=gflow.TimeClock(), stop=1e3)
+    # s' = -(s^3 + 100) s^2
+    assert early.success and 0 < early.final.product[1, 1] < 2e-15
+    assert int(flow(clock=gflow.TimeClock(), stop=1e6).status_code) == Status.seeded
