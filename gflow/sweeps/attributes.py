@@ -16,7 +16,7 @@ import numpy as np
 from ..kinks.layer import declared
 from ..run import measure
 from .axes import OWN
-from .digest import code_in, computation
+from .digest import code_in, computation, without_addresses
 from .models import program
 from .point import beta_of, flow_of
 from .probes import Probes
@@ -142,23 +142,31 @@ def fixed(model: Any) -> str:
     if declared(model):
         layer = model.hidden_layer()
         return str((layer.slope, layer.train_output))
-    return eqx.tree_pformat(model.chart(), short_arrays=True) if hasattr(model, "chart") else ""
+    return without_addresses(eqx.tree_pformat(model.chart(), short_arrays=True)) if hasattr(model, "chart") else ""
 
 
 def _hash_losses(problem: Problem) -> str:
     """Of what losses compute of all data: the text of one of the user's own does not say it."""
     digest = hashlib.sha256()
     for loss in problem.losses:
-        own = not type(loss).__module__.startswith("gflow.")
-        for size in sorted({np.size(y) for _, y in problem.data}) if own else (2,):
+        for size in sizes_for(loss, problem):
             f = y = np.ones(size)
-            digest.update(computation(functools.partial(_of_a_loss, loss, whole=own), f, y, derivatives=True))
+            digest.update(computation(functools.partial(of_a_loss, loss), f, y, derivatives=True))
     return digest.hexdigest()
 
 
-def _of_a_loss(loss: Any, f: Any, y: Any, whole: bool) -> tuple:
+def _is_own(loss: Any) -> bool:
+    return not type(loss).__module__.startswith("gflow.")
+
+
+def sizes_for(loss: Any, problem: Problem) -> list[int]:
+    """Of the data: a loss of the user's own may do for no others."""
+    return sorted({np.size(y) for _, y in problem.data}) if _is_own(loss) else [2]
+
+
+def of_a_loss(loss: Any, f: Any, y: Any) -> tuple:
     told = [loss.neg_log(f, y), loss.weights(f, y)]
-    if whole:
+    if _is_own(loss):
         dual, gamma = loss.dual(f, y)
         told += [loss.output_scale(f, y), loss.rounding(f, y), dual, gamma, loss.pull(dual, y), loss.drawn(dual, dual)]
         told += [loss.dual_rows(f, y, dual, gamma, 0.1), loss.dual_slope(dual, y, gamma), loss.admissible(dual)]

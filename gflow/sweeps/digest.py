@@ -30,22 +30,27 @@ def numbers_of(model: Any) -> bytes:
 def computation(function: Callable, *inputs: Any, derivatives: bool = False) -> bytes:
     """A function as JAX sees it: what it computes, with its derivatives if asked for, and the constants in it and in
     the functions that it calls. Of what leaves JAX (callbacks) a value stands for the rest."""
-    text, constants = traced(function, *inputs)
-    told = text.encode() + b"".join(map(_bytes, constants))
+    text, arrays = traced(function, *inputs, derivatives=derivatives)
+    return text.encode() + b"".join(map(_bytes, arrays))
+
+
+def traced(function: Callable, *inputs: Any, derivatives: bool = False) -> tuple[str, list[Any]]:
+    """The text of `computation`, and the arrays in it."""
+    found, *_ = eqx.filter_make_jaxpr(function)(*inputs)
+    text, arrays = without_addresses(str(found)), list(_constants(found))
     if "callback" in text:
         shaken = jax.tree.map(lambda leaf: _shaken(leaf) if eqx.is_inexact_array(leaf) else leaf, inputs)
-        told += b"".join(map(_bytes, jax.tree.leaves(eqx.filter(function(*shaken), eqx.is_array))))
+        arrays += jax.tree.leaves(eqx.filter(function(*shaken), eqx.is_array))
     if derivatives:
         # What has none has told all.
         with contextlib.suppress(Exception):
-            told += computation(functools.partial(_pulled_back, function), *inputs)
-    return told
+            more, others = traced(functools.partial(_pulled_back, function), *inputs)
+            text, arrays = text + more, arrays + others
+    return text, arrays
 
 
-def traced(function: Callable, *inputs: Any) -> tuple[str, list[Any]]:
-    """A function as JAX sees it, and the constants in it and in the functions that it calls."""
-    found, *_ = eqx.filter_make_jaxpr(function)(*inputs)
-    return re.sub(r"0x[0-9a-f]+", "", str(found)), list(_constants(found))
+def without_addresses(text: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "", text)
 
 
 def code_in(part: Any, seen: frozenset = frozenset()) -> bytes:

@@ -27,9 +27,9 @@ def pack(problem: Problem) -> bytes:
             by_value = isinstance(obj, type(eqx.Module)) and isinstance(reduced, tuple)
             return _with_fields(obj, reduced) if by_value else reduced
 
-    packed = io.BytesIO()
+    packed, known_by = io.BytesIO(), mark(problem)
     try:
-        Pickler(packed).dump((problem, mark(problem)))
+        Pickler(packed).dump((problem, known_by))
     except Exception as error:
         raise ValueError(
             f"make_model, metrics and the values of over must be picklable to go to other processes, but: {error}; "
