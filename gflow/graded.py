@@ -14,6 +14,7 @@ and of size 1e-15 or 1e-30 in the same entries, which float64 cannot. Here they 
 """
 
 import functools
+import itertools
 import math
 from typing import Any, ClassVar
 
@@ -142,9 +143,10 @@ class GradedChart(AbstractChart):
         def own(rows, columns, W):
             return jnp.abs(W.at[rows, columns].get(mode="fill", fill_value=0.0))
 
-        below = [own(unit, k, _product(G[:j])) for j in range(1, len(G))]
-        above = [own(k, unit, _product(G[j:])) for j in range(1, len(G))]
-        return jnp.stack([jnp.stack(below), jnp.stack(above)]), unit
+        below = itertools.accumulate(G[:-1], lambda inner, outer: outer @ inner)
+        above = itertools.accumulate(G[:0:-1], lambda outer, inner: outer @ inner)
+        below, above = [own(unit, k, W) for W in below], [own(k, unit, W) for W in above]
+        return jnp.stack([jnp.stack(below), jnp.stack(above[::-1])]), unit
 
     def length(self, a):
         return jnp.sqrt(jnp.sum(self._moving(a) ** 2) / a.size)

@@ -49,8 +49,7 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
 
 def _turned(model: MatrixFactorization, mirror: Mirror) -> MatrixFactorization:
     """A model, or one for each save, turned as its start is to be mirrored; of another W if there are signs."""
-    around = [None, *(K.T for K in mirror.frames), None]
-    factors = [framed(W, *pair) for W, *pair in zip(model.factors, around, around[1:], strict=False)]
+    factors = framed(model.factors, [K.T for K in mirror.frames])
     if mirror.signs is not None:
         factors[len(factors) // 2] @= jnp.diag(jnp.asarray(mirror.signs))
     return eqx.tree_at(lambda m: m.factors, model, tuple(factors))

@@ -127,9 +127,10 @@ def gradient_flow(
         at_zero = kink_slope(at_kink, model.hidden_layer())
         engine, flow = _PIECEWISE, Flow(piecewise_chart(model, X, targets, loss, at_zero), X, targets, loss)
     elif eta is None:
-        flow = graded_flow(model, X, targets, loss, observed)
-        chart = symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss)
-        engine, flow = _SMOOTH, flow or Flow(turned(chart), X, targets, loss)
+        engine, flow = _SMOOTH, graded_flow(model, X, targets, loss, observed)
+        if flow is None:
+            chart = symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss)
+            flow = Flow(turned(chart), X, targets, loss)
     else:
         engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save)

@@ -79,8 +79,7 @@ class SymmetricChart(TurnedChart):
 
     def at(self, a):
         model = super().at(a)
-        around = [None, *(self.frames or [None] * (len(model.factors) - 1)), None]
-        return self._with([framed(W, *pair) for W, *pair in zip(model.factors, around, around[1:], strict=False)])
+        return model if self.frames is None else self._with(framed(model.factors, self.frames))
 
     def tidied(self, a, rates):
         G, Q = self._parts(a)

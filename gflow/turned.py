@@ -66,9 +66,7 @@ class TurnedChart(EuclideanChart):
         return jax.lax.fori_loop(0, _FIRST_SWEEPS, lambda _, b: self.tidied(b, b[None])[0], self._start())
 
     def at(self, a):
-        G, Q = self._parts(a)
-        frames = [None, *Q, None]
-        return self._with([framed(W, *pair) for W, *pair in zip(G, frames, frames[1:], strict=False)])
+        return self._with(framed(*self._parts(a)))
 
     def _with(self, factors: Any) -> MatrixFactorization:
         return eqx.tree_at(lambda m: m.factors, self.template, tuple(factors))
@@ -132,9 +130,12 @@ def turn_hidden(j: int, G: list, Q: list, F: list, least: Array, signs: Array | 
     return turn
 
 
-def framed(W: Array, before: Array | None, after: Array | None) -> Array:
-    W = W if before is None else W @ before.T
-    return W if after is None else after @ W
+def framed(factors: Any, frames: Any) -> list[Array]:
+    """Q_j W_j Q_(j-1)^T, with `frames` Q_1, ..., Q_(N-1) of the hidden spaces; of one model, or of all saves."""
+    turned = list(factors)
+    for j, Q in enumerate(frames):
+        turned[j], turned[j + 1] = Q @ turned[j], turned[j + 1] @ Q.T
+    return turned
 
 
 def unit_scales(G: Any, ends: bool) -> list:

@@ -16,7 +16,7 @@ import numpy as np
 from ..kinks.layer import declared
 from ..run import measure
 from .axes import OWN
-from .digest import code_in, computation, without_addresses
+from .digest import code_in, computation, is_own, without_addresses
 from .models import program
 from .point import beta_of, flow_of
 from .probes import Probes
@@ -127,7 +127,7 @@ def asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:
         told += [layer, model.with_hidden_layer(layer)]
     elif hasattr(model, "chart"):
         told.append(model.chart())
-        if not type(model.chart()).__module__.startswith("gflow."):
+        if is_own(type(model.chart())):
             flow = flow_of(model, X, y, loss)
             chart, a = flow.chart, flow.chart.coordinates()
             state = jnp.append(a, 1.0)
@@ -155,18 +155,14 @@ def _hash_losses(problem: Problem) -> str:
     return digest.hexdigest()
 
 
-def _is_own(loss: Any) -> bool:
-    return not type(loss).__module__.startswith("gflow.")
-
-
 def sizes_for(loss: Any, problem: Problem) -> list[int]:
     """Of the data: a loss of the user's own may do for no others."""
-    return sorted({np.size(y) for _, y in problem.data}) if _is_own(loss) else [2]
+    return sorted({np.size(y) for _, y in problem.data}) if is_own(type(loss)) else [2]
 
 
 def of_a_loss(loss: Any, f: Any, y: Any) -> tuple:
     told = [loss.neg_log(f, y), loss.weights(f, y)]
-    if _is_own(loss):
+    if is_own(type(loss)):
         dual, gamma = loss.dual(f, y)
         told += [loss.output_scale(f, y), loss.rounding(f, y), dual, gamma, loss.pull(dual, y), loss.drawn(dual, dual)]
         told += [loss.dual_rows(f, y, dual, gamma, 0.1), loss.dual_slope(dual, y, gamma), loss.admissible(dual)]

@@ -115,7 +115,8 @@ def read(path: Path) -> Job:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"metrics must have names of their own, not {twice[0]!r} twice.")
     if "metrics" in table:
-        arguments["metrics"] = {str(name).split(":")[-1]: _found(name, metrics, "metrics") for name in table["metrics"]}
+        found = (_found(name, metrics, "metrics") for name in table["metrics"])
+        arguments["metrics"] = dict(zip(names, found, strict=True))
     return Job(arguments)
 
 

@@ -69,9 +69,14 @@ def code_in(part: Any, seen: frozenset = frozenset()) -> bytes:
     if isinstance(part, tuple | list):
         return inside(part)
     if dataclasses.is_dataclass(part):
-        own = [cls for cls in type(part).__mro__ if cls.__module__.split(".")[0] not in _KNOWN]
-        return inside((*(getattr(part, field.name, None) for field in dataclasses.fields(part)), *map(_functions, own)))
+        own = map(_functions, filter(is_own, type(part).__mro__))
+        return inside((*(getattr(part, field.name, None) for field in dataclasses.fields(part)), *own))
     return _bytes(part) if eqx.is_array(part) else repr(part).encode() if _plain(part) else b""
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is the user's own."""
+    return cls.__module__.split(".")[0] not in _KNOWN
 
 
 def _functions(cls: type) -> tuple:

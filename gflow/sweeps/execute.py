@@ -104,12 +104,12 @@ def run_with(
                     lost.append(chunk)
                     continue
                 if isinstance(result, worker.Failure):
-                    if isinstance(result.error, worker.OtherModels) and crew.renew():
+                    if isinstance(result.error, worker.OtherModels):
+                        if not crew.renew():
+                            raise SweepError(str(result.error))
                         lost.extend([chunk, *running.values()])
                         running.clear()
                         break
-                    if isinstance(result.error, worker.OtherModels):
-                        raise SweepError(str(result.error))
                     raise SweepError(
                         f"the chunk of {chunk.size} points from {problem.describe(chunk.begin)} failed: "
                         f"{type(result.error).__name__}: {result.error}"
