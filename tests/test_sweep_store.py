@@ -415,7 +415,7 @@ def test_other_versions_may_read_but_not_go_on(whole, tmp_path):
     about = folder / "zarr.json"
     about.write_text(about.read_text().replace(f'"version_gflow": "{gflow.__version__}"', '"version_gflow": "0.0.1"'))
     assert run(store=folder).attrs["version_gflow"] == "0.0.1"
-    (folder / "status" / "c" / "0").unlink()
+    (folder / "status" / "finished" / "0").unlink()
     with pytest.raises(ValueError, match=r"unfinished and was made with gflow 0\.0\.1, and here is"):
         run(store=folder)
 
@@ -444,18 +444,25 @@ def test_what_is_no_store_is_refused(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("harm", ["truncated", "empty", "flipped", "gone"])
-def test_a_damaged_chunk_is_named(whole, tmp_path, harm):
+@pytest.mark.parametrize("harm", ["truncated", "empty", "flipped", "swapped", "gone"])
+@pytest.mark.parametrize("name", ["beta/c/3/0/0", "status/finished/3"])
+def test_a_damaged_chunk_is_named(whole, tmp_path, name, harm):
     folder = tmp_path / "s.zarr"
     shutil.copytree(whole, folder)
-    file = folder / "beta" / "c" / "3" / "0" / "0"
+    file, other = folder / name, folder / name.replace("3", "2")
     was = file.read_bytes()
     if harm == "gone":
         file.unlink()
+        if "finished" in name:  # a chunk that is not done yet
+            run(store=folder)
+            assert content(folder) == content(whole)
+            return
     else:
         flipped = bytes([was[0] ^ 1]) + was[1:]
-        file.write_bytes({"truncated": was[:-9], "empty": b"", "flipped": flipped}[harm])
-    with pytest.raises(ValueError, match=r"beta/c/3/0/0, a part of the store, is (damaged|missing); delete ") as caught:
+        bad = {"truncated": was[:-9], "empty": b"", "flipped": flipped, "swapped": other.read_bytes()}
+        file.write_bytes(bad[harm])
+    fault = {"gone": "missing", "swapped": "that of another chunk"}.get(harm, "damaged")
+    with pytest.raises(ValueError, match=rf"{name}, a part of the store, is {fault}; delete ") as caught:
         run(store=folder)
     # The remedy that it names.
     mark = str(caught.value).split("delete ")[1].split(", and")[0]
@@ -614,7 +621,7 @@ def start(folder, workers):
 
 
 def wait_for_chunks(folder, count, process):
-    marks = folder / "status" / "c"
+    marks = folder / "status" / "finished"
     while process.poll() is None and (not marks.exists() or len(list(marks.iterdir())) < count):
         time.sleep(0.005)
 
@@ -628,7 +635,7 @@ def test_kill_9_of_a_sweep_with_workers(tmp_path, workers):
     wait_for_chunks(tmp_path / "s.zarr", 3, process)
     process.kill()
     assert process.wait() == -9
-    done = len(list((tmp_path / "s.zarr" / "status" / "c").iterdir()))
+    done = len(list((tmp_path / "s.zarr" / "status" / "finished").iterdir()))
     assert 3 <= done < 16
     run(over=over, store=tmp_path / "s.zarr")
     run(over=over, store=tmp_path / "whole.zarr")
@@ -655,7 +662,7 @@ def test_kill_9_again_and_again(tmp_path):
         process.kill()
         process.wait()
         kills += 1
-        done = len(list((tmp_path / "s.zarr" / "status" / "c").iterdir()))
+        done = len(list((tmp_path / "s.zarr" / "status" / "finished").iterdir()))
         process = start(tmp_path / "s.zarr", 0)
         wait_for_chunks(tmp_path / "s.zarr", done + 1, process)
         time.sleep(wait.uniform(0.0, 0.05))

@@ -1,8 +1,9 @@
 """The result of a sweep on disk: a zarr group whose chunks are those of the sweep.
 
-A chunk is a file for each variable, written beside its place and renamed; `status` comes last and is the mark that the
-chunk is complete. So whatever ends the process, every chunk is there or is not. Every file closes with a CRC-32C of
-what it holds. Processes that work on one store write the same files with the same content.
+A chunk is a file for each variable, written beside its place and renamed; a mark comes last and says that the chunk is
+complete. So whatever ends the process, every chunk is there or is not. Every file closes with a CRC-32C of what it
+holds, and the mark lists them, so that the file of another chunk is found as well as a damaged one. Processes that work
+on one store write the same files with the same content.
 """
 
 import json
@@ -23,8 +24,9 @@ from .layout import Layout
 if TYPE_CHECKING:
     import zarr
 
-_MARK = "status"
-_FORMAT = 1
+# Where the marks are: what reads zarr does not look into the folder of an array.
+_MARKS = Path("status", "finished")
+_FORMAT = 2
 # Of zstd: what it saves more at higher ones takes longer.
 _LEVEL = 1
 # Files of zeros and NaN are written as well: a missing file is a lost one. This setting belongs to the process.
@@ -58,21 +60,18 @@ class OnDisk:
     # -- chunks --------------------------------------------------------------------------------------------------------
 
     def holds(self, chunk: Chunk) -> bool:
-        """Whether the chunk is complete. One with a missing or damaged file is an error."""
-        if not self._file(_MARK, chunk).exists():
+        """Whether the chunk is complete. One with a missing or damaged file, or that of another chunk, is an error."""
+        mark = self._mark(chunk)
+        if not mark.exists():
             return False
-        for variable in self.layout.variables:
-            if 0 in variable.shape:
-                continue
-            file = self._file(variable.name, chunk)
-            try:
-                fault = "" if _sound(file.read_bytes()) else "is damaged"
-            except FileNotFoundError:
-                fault = "is missing"
-            except (IsADirectoryError, NotADirectoryError):
-                fault = "is no file"
+        try:
+            told = json.loads(mark.read_text())
+            faults = {mark: "" if told["begin"] == list(chunk.begin) else "is that of another chunk"}
+            faults |= {file: _fault(file, told["crc32c"][name]) for name, file in self._files(chunk).items()}
+        except (OSError, ValueError, KeyError, TypeError):
+            faults = {mark: "is damaged"}
+        for file, fault in faults.items():
             if fault:
-                mark = self._file(_MARK, chunk)
                 raise ValueError(
                     f"{file}, a part of the store, {fault}; delete {mark}, and the same call computes its "
                     f"{chunk.size} points again. All other finished chunks stay as they are."
@@ -80,11 +79,13 @@ class OnDisk:
         return True
 
     def write(self, chunk: Chunk, values: dict[str, np.ndarray]) -> None:
-        for name in (*(name for name in values if name != _MARK), _MARK):
-            if values[name].dtype.kind in "fi":
-                self._write_numbers(name, chunk, values[name])
+        for name, value in values.items():
+            if value.dtype.kind in "fi":
+                self._write_numbers(name, chunk, value)
             else:
-                self.arrays[name][chunk.region] = values[name]
+                self.arrays[name][chunk.region] = value
+        sums = {name: file.read_bytes()[-4:].hex() for name, file in self._files(chunk).items()}
+        _put(self._mark(chunk), json.dumps({"begin": chunk.begin, "crc32c": sums}).encode())
 
     def _write_numbers(self, name: str, chunk: Chunk, values: np.ndarray) -> None:
         """A chunk's file as zarr writes it, in a tenth of the time: a sweep waits for it."""
@@ -93,19 +94,11 @@ class OnDisk:
 
         if not values.size:
             return
-        array, file = self.arrays[name], self._file(name, chunk)
+        array = self.arrays[name]
         whole = np.full(array.chunks, array.fill_value, array.dtype.newbyteorder("<"))
         whole[tuple(slice(0, n) for n in values.shape)] = values
         content = bytes(Zstd(level=_LEVEL).encode(whole.tobytes()))
-        content += google_crc32c.value(content).to_bytes(4, "little")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-        try:
-            part.write_bytes(content)
-            os.replace(part, file)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        _put(self._file(name, chunk), content + google_crc32c.value(content).to_bytes(4, "little"))
 
     def dataset(self) -> xr.Dataset:
         ds = xr.open_zarr(self.path, chunks=None, consolidated=False, zarr_format=3)
@@ -169,10 +162,18 @@ class OnDisk:
                 raise ValueError(f"{name}/zarr.json describes another array")
         return {v.name: group[v.name] for v in self.layout.variables}
 
+    def _place(self, chunk: Chunk) -> list[str]:
+        return [str(b // side) for b, side in zip(chunk.begin, self.layout.chunk, strict=True)]
+
     def _file(self, name: str, chunk: Chunk) -> Path:
-        place = [b // side for b, side in zip(chunk.begin, self.layout.chunk, strict=True)]
         inner = next(v.shape for v in self.layout.variables if v.name == name)
-        return self.path.joinpath(name, "c", *map(str, place), *("0" for _ in inner))
+        return self.path.joinpath(name, "c", *self._place(chunk), *("0" for _ in inner))
+
+    def _files(self, chunk: Chunk) -> dict[str, Path]:
+        return {v.name: self._file(v.name, chunk) for v in self.layout.variables if 0 not in v.shape}
+
+    def _mark(self, chunk: Chunk) -> Path:
+        return self.path / _MARKS / ".".join(self._place(chunk))
 
     # -- the whole -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ class OnDisk:
             if not all(isinstance(name, str) for name in own["dims"]):
                 raise ValueError("dims are no names in zarr.json")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if (self.path / _MARK / "zarr.json").exists():
+            if (self.path / "status" / "zarr.json").exists():
                 raise self._damaged(error) from error
             raise ValueError(f"store {self.path} is there, and is no store of gflow.sweep; {remedy}.") from error
         mine = json.loads(json.dumps(self._identity()))
@@ -294,11 +295,31 @@ _NAMES = {
 }
 
 
-def _sound(content: bytes) -> bool:
-    """Whether a chunk's file ends with the CRC-32C of the rest."""
+def _fault(file: Path, crc32c: str) -> str:
+    """What is wrong with a chunk's file, which is to end with this CRC-32C of the rest; nothing: an empty text."""
     import google_crc32c
 
-    return len(content) > 4 and google_crc32c.value(content[:-4]) == int.from_bytes(content[-4:], "little")
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return "is missing"
+    except (IsADirectoryError, NotADirectoryError):
+        return "is no file"
+    if len(content) <= 4 or google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
+        return "is damaged"
+    return "" if content[-4:].hex() == crc32c else "is that of another chunk"
+
+
+def _put(file: Path, content: bytes) -> None:
+    """The file as a whole, or as it was."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    try:
+        part.write_bytes(content)
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _few(values: np.ndarray) -> str:
