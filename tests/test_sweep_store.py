@@ -432,7 +432,8 @@ def test_notes_of_a_user_and_metrics_of_nothing_are_no_difference(tmp_path):
 
     folder, metrics = tmp_path / "s.zarr", {"empty": lambda model: jnp.zeros(0)}
     first = run(metrics=metrics, store=folder).load()
-    zarr.open_group(folder, mode="r+").attrs["note"] = "mine"
+    group = zarr.open_group(folder, mode="r+")
+    group.attrs["note"] = group["beta"].attrs["note"] = "mine"
     xr.testing.assert_equal(run(metrics=metrics, store=folder), first)
 
 

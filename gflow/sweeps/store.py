@@ -158,7 +158,9 @@ class OnDisk:
         self._make_arrays(new)
         for name in new.array_keys():
             array: Any = group[name]
-            if array.metadata.to_dict() != new[name].metadata.to_dict():
+            found, wanted = array.metadata.to_dict(), new[name].metadata.to_dict()
+            # Attributes beside its own are notes of its user.
+            if {**wanted, "attributes": found["attributes"] | wanted["attributes"]} != found:
                 raise ValueError(f"{name}/zarr.json describes another array")
         return {v.name: group[v.name] for v in self.layout.variables}
 
