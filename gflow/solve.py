@@ -187,9 +187,13 @@ def gradient_flow(
                 position = driver.with_status(position, Status.max_steps)
     if not concrete or int(position.status) in (Status.step_too_small, Status.max_steps):
         position, saves = engine.conclude(flow, position, saves, clock, aims)
-    still = concrete and not clock.counts_loss and int(position.status) in _STILL
-    if still and eta is None and _linearizes(flow.chart):
-        position, saves = engine.rests_on(flow, position, saves, aims)
+    if not clock.counts_loss and eta is None and _linearizes(flow.chart):
+        rests_on = lambda: engine.rests_on(flow, position, saves, aims)
+        if not concrete:
+            still = jnp.isin(position.status, jnp.asarray(_STILL))
+            position, saves = jax.lax.cond(still, rests_on, lambda: (position, saves))
+        elif int(position.status) in _STILL:
+            position, saves = rests_on()
     if concrete and eta is not None and int(position.status) in _GIVEN_UP and has_undeclared_kinks(flow):
         position = driver.with_status(position, Status.loss_jumps)
     measured = lambda models: measure(metrics, models, X, y)

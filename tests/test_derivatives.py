@@ -1,6 +1,7 @@
 """Forward-mode derivatives of the whole call, against closed forms and central differences."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import mpmath as mp
@@ -107,3 +108,35 @@ def test_failure_inside_a_transformation():
     f = lambda scale: gflow.gradient_flow(diagonal(2, scale), X, y, stop=20.0, max_steps=5).final.beta
     with pytest.raises(Exception, match="did not reach its stop inside a JAX transformation; pass throw=False"):
         jax.block_until_ready(jax.jit(f)(0.3))
+
+
+class Line(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x):
+        return self.w @ x
+
+
+def test_at_rest():
+    """A user's least squares comes to rest between the saves: traced as well, and its derivatives are those in time.
+    Of three weights one is not seen by the data: it stays as it was."""
+    data = jnp.array([[1.0, 2.0, 0.0], [2.0, -1.0, 0.0], [0.5, 1.5, 0.0]])
+    targets = jnp.array([0.7, -0.3, 0.4])
+    save = jnp.array([1.0, 100.0, 1e4])
+
+    def weights(scale):
+        traj = gflow.gradient_flow(
+            Line(scale * jnp.array([1.0, -0.5, 2.0])), data, targets,
+            loss=gflow.losses.Square(), clock=gflow.TimeClock(), save=save, throw=False,
+        )  # fmt: skip
+        return traj.model.w, traj.status_code
+
+    least = jnp.append(jnp.linalg.lstsq(data[:, :2], targets)[0], 0.6)
+    eager, status = weights(0.3)
+    assert status == gflow.Status.success
+    (traced, status), (rate, _) = jax.jvp(jax.jit(weights), (0.3,), (1.0,))
+    assert status == gflow.Status.success
+    for found in (eager, traced):
+        np.testing.assert_allclose(found[1:], jnp.stack([least] * 2), rtol=1e-9)
+    early = differences(lambda scale: weights(scale)[0][0], 0.3, 1e-3)
+    np.testing.assert_allclose(rate, jnp.stack([early, *[jnp.array([0.0, 0.0, 2.0])] * 2]), atol=1e-7)

@@ -204,3 +204,11 @@ def test_progress_is_shown(capsys, whole):
     gflow.gradient_flow(diagonal(2, 0.1), X, y, save=SAVE, progress=seen.append)
     assert "decades" in capsys.readouterr().err
     np.testing.assert_allclose(seen[-1], 100.0)
+
+
+@pytest.mark.parametrize("solver", [diffrax.Heun(), diffrax.Midpoint(), diffrax.HalfSolver(diffrax.Euler())])
+def test_solvers_without_a_state_of_their_own(solver):
+    model = gflow.models.DiagonalNetwork(2, 2, 0.5)
+    samples, labels = jnp.array([[1.0, 2.0], [2.0, -1.0]]), jnp.ones(2)
+    run = lambda **more: gflow.gradient_flow(model, samples, labels, save=jnp.array([1.0, 5.0]), rtol=1e-4, **more)
+    np.testing.assert_allclose(run(solver=solver).log_time, run(solver=diffrax.Dopri8()).log_time, atol=2e-3)

@@ -42,6 +42,37 @@ def test_rounding_is_no_other_model():
     assert not agree(first, marked(models(size=686.7)))
 
 
+class Clock(gflow.LossClock):
+    factor: float
+
+    def inner(self, coordinate):
+        return self.factor * jnp.asarray(coordinate)
+
+
+def test_a_program_a_clock_and_points_off_the_axes_are_looked_at():
+    """Each is what no model on an axis tells of."""
+
+    def bump(factor):
+        # At both ends of the axis it is nothing.
+        return lambda scale: Bounded(jnp.ones(3) * scale * (1 + factor * jnp.exp(-((jnp.log(scale) / 0.3) ** 2))), 1.0)
+
+    over = {"scale": np.geomspace(0.01, 100.0, 41)}
+    problem = lambda make, **more: planned(make, **{"over": over, "loss": gflow.losses.Square(), **more})[0]
+    assert problem(bump(0.5)).traced == ("scale",)
+    assert agree(mark(problem(bump(0.5))), mark(problem(bump(0.5))))
+    assert not agree(mark(problem(bump(0.5))), mark(problem(bump(5.0))))
+    clocks = [mark(problem(bump(0.5), clock=Clock(factor))) for factor in (1.0, 2.0)]
+    assert not agree(*clocks)
+
+    def inner(size):
+        middle = lambda kind, scale: size if kind == "b" and 0.5 < scale < 20 else 1.0
+        return lambda kind, scale: Bounded(np.full(3, middle(kind, scale)), 1.0)
+
+    over = {"kind": ["a", "b"], "scale": np.geomspace(0.01, 100.0, 41)}
+    assert agree(mark(problem(inner(2.0), over=over)), mark(problem(inner(2.0), over=over)))
+    assert not agree(mark(problem(inner(2.0), over=over)), mark(problem(inner(2.5), over=over)))
+
+
 @pytest.mark.parametrize("change", ["middle", "metric", "callback"])
 def test_what_differs_anywhere_is_seen(change):
     if change == "middle":

@@ -207,7 +207,29 @@ def a_solver(factor):
     return Off()
 
 
-@pytest.mark.parametrize("name, make, other", [("loss", a_loss, 2.0), ("solver", a_solver, 1.001)])
+FACTOR = np.ones(1)
+
+
+def of_the_module(y):
+    return y * FACTOR
+
+
+def a_solver_of_globals(factor):
+    """It knows the factor by a function of the module, and that by a name there."""
+    global FACTOR
+    FACTOR = np.array([factor])
+
+    class Off(diffrax.Tsit5):
+        def step(self, *args, **more):
+            y1, *rest = super().step(*args, **more)
+            return of_the_module(y1), *rest
+
+    return Off()
+
+
+@pytest.mark.parametrize(
+    "name, make, other", [("loss", a_loss, 2.0), ("solver", a_solver, 1.001), ("solver", a_solver_of_globals, 1.001)]
+)
 def test_losses_and_solvers_of_the_users_are_known_by_what_they_do(tmp_path, name, make, other):
     settings = dict(over={"scale": [1.0]}, max_steps=1, workers=0, store=tmp_path / "s.zarr")
     run(**settings, **{name: make(1.0)})

@@ -6,6 +6,7 @@ never shortened by save points, and a step that passes the stop is not kept: who
 same path, bit for bit.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -82,7 +83,7 @@ def advance(
         target = targets[jnp.minimum(k, last - 1)]
         ends = p.inner(clock), ahead.inner(clock)
         left = jax.lax.stop_gradient(passage(flow, clock, along, p.h, p.gauge, target, ends))
-        start = eqx.tree_at(lambda q: (q.h, q.status, q.solver), p, (left, ahead.status, landing.again))
+        start = dataclasses.replace(p, h=left, status=ahead.status, solver=landing.again)
         return _Landing(jnp.asarray(True), start, left, jnp.zeros((), int), ahead, landing.again, landing.dense)
 
     def attempt(p: Position):
@@ -144,10 +145,9 @@ def advance(
         if implicit:
             # A step that was solved but missed the tolerance is where the shorter one starts to look.
             again = _pick(jnp.isfinite(size), solver.again(again, solver_state), solver.failed(again))
-        retry = eqx.tree_at(
-            lambda q: (q.h, q.control, q.solver, q.rejected, q.status),
-            p,
-            (h_next, control, again, p.rejected + 1, waits),
+        # Solvers of no state of their own have None there, which `eqx.tree_at` does not find.
+        retry = dataclasses.replace(
+            p, h=h_next, control=control, solver=again, rejected=p.rejected + 1, status=waits
         )
         return y1, dense, keep, after, retry
 
@@ -182,7 +182,7 @@ def advance(
         ds = jax.lax.stop_gradient(jnp.clip(jnp.where(jnp.isnan(ds), 0.0, ds), -0.9 * q.h, q.h))
         part = keep & ~whole
         left = jnp.where(part, landing.left - q.h, jnp.where(whole, landing.left + ds, landing.left))
-        nxt = _pick(part, after, _pick(whole, eqx.tree_at(lambda r: r.solver, q, retry.solver), retry))
+        nxt = _pick(part, after, _pick(whole, dataclasses.replace(q, solver=retry.solver), retry))
         h = jnp.where(whole, left, jnp.minimum(nxt.h, left))
         status = jnp.where(whole, Status.running, nxt.status)
         status = as_code(jnp.where(lost, int(Status.step_too_small), status))
@@ -205,7 +205,7 @@ def advance(
 
         def on_the_path(p, landing, saves):
             departs = keep & passes(after, saves.filled)
-            landing = eqx.tree_at(lambda o: (o.ahead, o.again, o.dense), landing, (after, retry.solver, dense))
+            landing = dataclasses.replace(landing, ahead=after, again=retry.solver, dense=dense)
             return _pick(departs, p, _pick(keep, after, retry)), landing, saves, departs
 
         p, landing, saves, departs = jax.lax.cond(landing.active, on_excursion, on_the_path, p, landing, saves)

@@ -1,6 +1,8 @@
 """What a run that took ever smaller steps, or all that it may, has come to: rest, a minimum, a plateau, or the end of
 float64."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def conclude(
     position = eqx.tree_at(lambda p: p.status, position, status)
     if clock.counts_loss:
         return position, saves
-    return _resting(position, saves, minimum | floor | still, targets)
+    return _resting(flow, position, saves, minimum | floor | still, targets)
 
 
 def rests_on(
@@ -47,7 +49,9 @@ def rests_on(
     linearized there, moves nothing by more than a billionth of the parameters until then; nor gamma by more than a
     millionth of it, where its steps became too small before all was rounding. On a plateau a direction grows meanwhile,
     and the status stays. For charts of a constant metric, in which the linearization is symmetric."""
-    a = position.state[:-1]
+    # Whether it rests is a decision, with no derivative.
+    fixed = lambda tree: jax.tree.map(lambda v: jax.lax.stop_gradient(v) if eqx.is_inexact_array(v) else v, tree)
+    flow, a = fixed(flow), fixed(position.state[:-1])
 
     def velocity(b):
         c = flow.loss.weights(flow.chart.outputs(b, flow.X), flow.y)
@@ -64,14 +68,27 @@ def rests_on(
     rests = _norm(pull * span) <= 1e-9 * _norm(a)
     gain = jnp.exp(position.gamma) * jnp.sum(pull**2 * span)
     rests = rests & ((position.status != Status.step_too_small) | (gain <= 1e-6 * jnp.abs(position.gamma)))
-    return _resting(position, saves, rests, targets)
+    # What is away from there dies out until then, or stays.
+    lasting = jnp.abs(rates) <= rates.size * jnp.finfo(rates.dtype).eps * jnp.max(jnp.abs(rates))
+    spans = jnp.maximum(jnp.exp(targets) - jnp.exp(jax.lax.stop_gradient(position.log_time)), 0.0)
+    dying = jnp.exp(jnp.where(lasting, 0.0, jnp.minimum(rates, 0.0))[None] * spans[:, None])
+    return _resting(flow, position, saves, rests, targets, lambda away: (dying * (away @ ways)[None]) @ ways.T)
 
 
-def _resting(position: Position, saves: Saves, rests: Array, targets: Array) -> tuple[Position, Saves]:
-    """Success, and the place for every save that is still to come, where it rests."""
+def _resting(
+    flow: Flow, position: Position, saves: Saves, rests: Array, targets: Array, onward: Callable = lambda away: away
+) -> tuple[Position, Saves]:
+    """Success, and the place for every save that is still to come, where it rests. `onward` is what becomes of a small
+    vector there."""
     rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
+    # The position is that at a length: nothing is added to it, but to its derivative, which is to be that at a time.
+    field, _, log_rate = jax.lax.stop_gradient(flow.rates(position.state, position.gauge))
+    way = jnp.where(jnp.isfinite(field / log_rate), field / log_rate, 0.0)[:-1]
+    late = position.log_time - jax.lax.stop_gradient(position.log_time)
+    a = jax.lax.stop_gradient(position.state[:-1])
+    a = a[None] + jnp.atleast_2d(onward(position.state[:-1] - a - way * late))
     saves = Saves(
-        jnp.where(rest[:, None], position.state[:-1][None], saves.coordinates),
+        jnp.where(rest[:, None], a, saves.coordinates),
         jnp.where(rest, position.gamma, saves.gamma),
         jnp.where(rest, targets, saves.log_time),
         jnp.where(rests, targets.shape[0], saves.filled),

@@ -7,6 +7,7 @@ meets its kink; it goes on by its own path, and says so in its events. Same func
 `gflow.gradient_flow`.
 """
 
+import dataclasses
 from typing import Any
 
 import diffrax
@@ -235,13 +236,12 @@ def advance(
         # Pattern and log are left where they are: they are large, and change only at events.
         moved = (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, solver_state, lands | far)
         moved = (*moved, p.armed | seen.armed, clear, seen)
-        fields = lambda q: (q.state, q.gauge, q.sight, q.solver, q.restart, q.armed, q.clear, q.watch)
-        chosen = jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, fields(p))
-        pace = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
-        counts = (p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int), status)
-        p = eqx.tree_at(
-            lambda q: (*fields(q), q.h, q.control, q.steps, q.rejected, q.status), p, (*chosen, *pace, *counts)
-        )
+        names = "state", "gauge", "sight", "solver", "restart", "armed", "clear", "watch"
+        before = tuple(getattr(p, name) for name in names)
+        chosen = dict(zip(names, jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, before), strict=True))
+        h, control = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
+        steps, rejected = p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int)
+        p = dataclasses.replace(p, **chosen, h=h, control=control, steps=steps, rejected=rejected, status=status)
         least = fuzz[index[0], index[1], 0]
         resolved = (p.clear[index] | (meeting.height > least)) & (meeting.depth > least)
         p = _meet(whole, p, moves, lands, index, resolved, rtol)

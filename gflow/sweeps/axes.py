@@ -65,6 +65,8 @@ def _axis(name: str, values: Any) -> Axis:
             labels = labels.astype(float)
         if labels.dtype.kind == "U" and not all(isinstance(value, str) for value in values):
             raise ValueError(f"over[{name!r}] must hold numbers or texts, not both: {list(values)}.")
+        if labels.dtype.kind != "b" and any(isinstance(value, bool | np.bool_) for value in values):
+            raise ValueError(f"over[{name!r}] must hold numbers or truth values, not both: {list(values)}.")
         if labels.ndim != 1 or labels.dtype.kind not in "biufU":
             raise ValueError(
                 f"over[{name!r}] must hold numbers or texts; give other values names, as a dict of name: value."

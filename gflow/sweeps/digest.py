@@ -5,9 +5,11 @@ import dataclasses
 import functools
 import hashlib
 import re
+import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,27 +17,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
-# Whose version says what their classes do.
-_KNOWN = {"abc", "builtins", "diffrax", "equinox", "gflow", "jaxtyping", "lineax", "optimistix", "typing"}
+# Wherever they are installed.
+_KNOWN = {"diffrax", "equinox", "gflow", "jax", "jaxtyping", "lineax", "optimistix"}
 
 
-def numbers_of(model: Any) -> bytes:
+class Seen(NamedTuple):
+    """Something as a text, and the arrays in it."""
+
+    text: str
+    arrays: list[Any]
+
+    def exactly(self) -> bytes:
+        return self.text.encode() + b"".join(map(_bytes, self.arrays))
+
+
+def numbers_of(model: Any) -> str:
     """A hash of the numbers in a model."""
+    return hashlib.sha256(numbers_in(model).exactly()).hexdigest()
+
+
+def numbers_in(model: Any) -> Seen:
     if isinstance(model, dict):
-        return hashlib.sha256(str(sorted(model.items())).encode()).digest()
-    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array))
-    return hashlib.sha256(b"".join(map(_bytes, leaves))).digest()
+        return Seen(str(sorted(model.items())), [])
+    return Seen("", jax.tree.leaves(eqx.filter(model, eqx.is_array)))
 
 
-def computation(function: Callable, *inputs: Any, derivatives: bool = False) -> bytes:
+def seen(function: Callable, *inputs: Any, derivatives: bool = False) -> Seen:
     """A function as JAX sees it: what it computes, with its derivatives if asked for, and the constants in it and in
     the functions that it calls. Of what leaves JAX (callbacks) a value stands for the rest."""
-    text, arrays = traced(function, *inputs, derivatives=derivatives)
-    return text.encode() + b"".join(map(_bytes, arrays))
-
-
-def traced(function: Callable, *inputs: Any, derivatives: bool = False) -> tuple[str, list[Any]]:
-    """The text of `computation`, and the arrays in it."""
     found, *_ = eqx.filter_make_jaxpr(function)(*inputs)
     text, arrays = without_addresses(str(found)), list(_constants(found))
     if "callback" in text:
@@ -44,39 +53,76 @@ def traced(function: Callable, *inputs: Any, derivatives: bool = False) -> tuple
     if derivatives:
         # What has none has told all.
         with contextlib.suppress(Exception):
-            more, others = traced(functools.partial(_pulled_back, function), *inputs)
+            more, others = seen(functools.partial(_pulled_back, function), *inputs)
             text, arrays = text + more, arrays + others
-    return text, arrays
+    return Seen(text, arrays)
 
 
 def without_addresses(text: str) -> str:
     return re.sub(r"0x[0-9a-f]+", "", text)
 
 
-def code_in(part: Any, seen: frozenset = frozenset()) -> bytes:
-    """The functions in a module, by their code and what they close over: what they compute is not known."""
-    if id(part) in seen:
+def code_in(part: Any, met: dict[int, Any] | None = None) -> bytes:
+    """The functions in a module, by their code and by what they close over or find by name in modules of the user's:
+    what they compute is not known."""
+    met = {} if met is None else met
+    if _plain(part):
+        return repr(part).encode()
+    if eqx.is_array(part) or isinstance(part, np.ndarray | np.generic):
+        return _bytes(part)
+    if id(part) in met:
         return b""
-    inside = lambda parts: b"".join(code_in(inner, seen | {id(part)}) for inner in parts)
+    # Kept, so that no other part gets its id.
+    met[id(part)] = part
+    inside = lambda parts: b"".join(code_in(inner, met) for inner in parts)
     if isinstance(part, types.CodeType):
         return part.co_code + inside(part.co_consts) + repr(part.co_names).encode()
     if isinstance(part, types.FunctionType):
-        return inside((part.__code__, *(cell.cell_contents for cell in part.__closure__ or ()), part.__defaults__))
+        if not is_own(part):
+            return f"{part.__module__}.{part.__qualname__}".encode()
+        given = part.__defaults__, part.__kwdefaults__
+        return inside((part.__code__, *(cell.cell_contents for cell in part.__closure__ or ()), *given, *_named(part)))
     if isinstance(part, types.MethodType):
         return inside((part.__func__, part.__self__))
     if isinstance(part, functools.partial):
-        return inside((part.func, *part.args, *part.keywords.values()))
+        return inside((part.func, *part.args, part.keywords))
     if isinstance(part, tuple | list):
         return inside(part)
+    if isinstance(part, dict):
+        return inside((*part.keys(), *part.values()))
+    if isinstance(part, type):
+        return inside(map(_functions, filter(is_own, part.__mro__)))
     if dataclasses.is_dataclass(part):
-        own = map(_functions, filter(is_own, type(part).__mro__))
-        return inside((*(getattr(part, field.name, None) for field in dataclasses.fields(part)), *own))
-    return _bytes(part) if eqx.is_array(part) else repr(part).encode() if _plain(part) else b""
+        return inside((*(getattr(part, field.name, None) for field in dataclasses.fields(part)), type(part)))
+    # Of a compiled function.
+    return inside((part.__wrapped__,)) if isinstance(getattr(part, "__wrapped__", None), types.FunctionType) else b""
 
 
-def is_own(cls: type) -> bool:
-    """Whether a class is the user's own."""
-    return cls.__module__.split(".")[0] not in _KNOWN
+def _named(function: types.FunctionType) -> list[Any]:
+    """What a function finds by name in its module, and as a name in another module of the user's."""
+    codes, names = [function.__code__], set[str]()
+    while codes:
+        code = codes.pop()
+        names |= set(code.co_names)
+        codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    found = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    modules = [part for part in found if isinstance(part, types.ModuleType) and not _is_library(part.__name__)]
+    return found + [vars(module)[name] for module in modules for name in sorted(names) if name in vars(module)]
+
+
+def is_own(part: Any) -> bool:
+    """Whether a class or a function is the user's own."""
+    return not _is_library(part.__module__ or "")
+
+
+@functools.cache
+def _is_library(module: str) -> bool:
+    """Whether its version says what a module does."""
+    top = module.split(".")[0]
+    if top in _KNOWN or top in sys.stdlib_module_names:
+        return True
+    origin = getattr(sys.modules.get(top), "__file__", None) or ""
+    return any(origin.startswith(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
 
 
 def _functions(cls: type) -> tuple:

@@ -16,11 +16,12 @@ from ..clocks import LossClock
 from ..losses import Exponential, Square
 from ..status import Status
 from . import exact
-from .attributes import attributes, metric_of
+from .attributes import attributes
 from .axes import axes_of, Axis
 from .batch import suits_device
 from .chunks import extents, most_points
 from .digest import numbers_of
+from .known import metric_of
 from .layout import Layout
 from .models import traceable
 from .point import beta_of, flow_of
@@ -58,8 +59,12 @@ def plan(make_model: Callable[..., Any], X: Any, y: Any, *, over: Any, **argumen
     if arguments["batching"] not in (None, "map", "vmap", "single"):
         raise ValueError(f"batching must be 'map', 'vmap' or 'single', not {arguments['batching']!r}.")
     for name in arguments["metrics"]:
-        if not isinstance(name, str) or not name or "/" in name or name.startswith((".", "__")) or name == "zarr.json":
-            raise ValueError(f"metrics must have names of variables as keys, without a slash, not {name!r}.")
+        # zarr reads a backslash as a slash.
+        slashed = not isinstance(name, str) or not name or "/" in name or "\\" in name
+        if slashed or name.startswith((".", "__")) or name == "zarr.json":
+            raise ValueError(
+                f"metrics must have names of variables as keys, without a slash or a backslash, not {name!r}."
+            )
         if name in (*_TEXTS, "save"):
             raise ValueError(f"metrics must not be named {name!r}, which the result has already; rename it.")
     axes = axes_of(over, ("save", *_TEXTS, *arguments["metrics"]))

@@ -5,10 +5,10 @@ all over the grid: everywhere if they are of several forms and not too many, at 
 """
 
 import contextlib
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,20 +25,23 @@ from .problem import Problem
 _EVERYWHERE, _SCATTERED = 4096, 32
 
 
+Forms = list[tuple[tuple[int, ...], Any]]
+
+
 @dataclass
 class Probes:
     """A point and its model for every form met; `numbers`: hashes of the numbers in all models made, in order; `alike`:
     the axes along which all models are of one form."""
 
-    models: list[tuple[tuple[int, ...], Any]] = field(default_factory=list)
-    numbers: list[bytes] = field(default_factory=list)
+    models: Forms = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
     alike: set[str] = field(default_factory=set)
 
 
 def probe(problem: Problem) -> Probes:
     """Raises ValueError where a value of an axis makes no model with the first values of all others."""
     probes, met = Probes(), set()
-    along = {axis.name: set() for axis in problem.axes}
+    forms = {axis.name: set() for axis in problem.axes}
 
     def note(point: tuple[int, ...], model: Any) -> Any:
         X, y = problem.data[problem.data_index(point)]
@@ -50,13 +53,20 @@ def probe(problem: Problem) -> Probes:
         probes.numbers.append(numbers_of(model))
         return form
 
-    for name, point, model in _along(problem, problem.model):
-        along[name].add(note(point, model))
-    probes.alike = {name for name, forms in along.items() if len(forms) == 1} | ({"rtol"} & along.keys())
+    for name, point in along(problem):
+        try:
+            model = problem.model(point)
+        except ValueError:
+            raise
+        except Exception:
+            # One bad point: its status will say so.
+            continue
+        forms[name].add(note(point, model))
+    probes.alike = {name for name, found in forms.items() if len(found) == 1} | ({"rtol"} & forms.keys())
     if not probes.models:
         first = (0,) * len(problem.axes)
         note(first, problem.model(first))
-    for point in _elsewhere(problem, several=len(met) > 1):
+    for point in elsewhere(problem, several=len(met) > 1):
         with contextlib.suppress(Exception):
             note(point, problem.model(point))
     return probes
@@ -66,41 +76,37 @@ def probe_exact(problem: Problem) -> Probes:
     """As `probe`, of depths and scales for the precise backend."""
     first = (0,) * len(problem.axes)
     probes = Probes([(first, exact.arguments(problem, first))])
-    probes.numbers.append(numbers_of(probes.models[0][1]))
-    make = functools.partial(exact.arguments, problem)
-    for _, _, wanted in _along(problem, make):
-        probes.numbers.append(numbers_of(wanted))
-    for point in _elsewhere(problem, several=True):
+    for _, point in along(problem):
+        try:
+            probes.numbers.append(numbers_of(exact.arguments(problem, point)))
+        except ValueError:
+            raise
+        except Exception:
+            continue
+    for point in elsewhere(problem, several=True):
         with contextlib.suppress(Exception):
-            probes.numbers.append(numbers_of(make(point)))
+            probes.numbers.append(numbers_of(exact.arguments(problem, point)))
     return probes
 
 
-def _along(problem: Problem, make: Callable) -> Iterator[tuple[str, tuple[int, ...], Any]]:
-    """What `make` gives at the points along each axis, at the first values of the others; at the ends of an axis where
-    a program makes the rest."""
+def along(problem: Problem, most: int = sys.maxsize) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Points along each axis, at most so many, at the first values of the others; at the ends of an axis where a
+    program makes the rest."""
     for position, axis in enumerate(problem.axes):
         if axis.name in ("rtol", "loss"):
             continue
-        for k in sorted({0, len(axis) - 1}) if axis.name in problem.traced else range(len(axis)):
-            point = tuple(k if other == position else 0 for other in range(len(problem.axes)))
-            try:
-                made = make(point)
-            except ValueError:
-                raise
-            except Exception:
-                # One bad point: its status will say so.
-                continue
-            yield axis.name, point, made
+        count = min(2 if axis.name in problem.traced else most, len(axis))
+        for k in np.unique(np.linspace(0, len(axis) - 1, count).round().astype(int)).tolist():
+            yield axis.name, tuple(k if other == position else 0 for other in range(len(problem.axes)))
 
 
-def _elsewhere(problem: Problem, several: bool) -> Iterable[tuple[int, ...]]:
+def elsewhere(problem: Problem, several: bool, most: int = _EVERYWHERE) -> Iterable[tuple[int, ...]]:
     """Points off the axes, unless all models are made by one program."""
     fixed = (*problem.traced, "rtol", "loss")
     lengths = [1 if axis.name in fixed else len(axis) for axis in problem.axes]
     if sum(n > 1 for n in lengths) < (1 if problem.traced else 2):
         return []
-    if several and math.prod(lengths) <= _EVERYWHERE:
+    if several and math.prod(lengths) <= most:
         return itertools.product(*map(range, lengths))
     lengths = [len(axis) for axis in problem.axes]
     return (tuple(map(int, p)) for p in np.random.default_rng(0).integers(0, lengths, (_SCATTERED, len(lengths))))

@@ -1,21 +1,18 @@
-"""Whether a worker has the same models and metrics: what comes from an imported module goes to it by name, and it may
-have imported that at another time or in another version."""
+"""Whether a worker has the same models, losses, clock and metrics: what comes from an imported module goes to it by
+name, and it may have imported that at another time or in another version."""
 
-import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from . import exact
+from . import exact, known
 from .alike import structure
-from .attributes import asked_for, fixed, metric_of, of_a_loss, sizes_for
-from .digest import code_in, numeric, traced
+from .digest import code_in, numbers_in, numeric, Seen
+from .probes import along, elsewhere, Forms
 from .problem import Problem
 
 # What a module computes is not the same to the last digit on any number of threads.
@@ -26,66 +23,45 @@ _MOST = 64
 
 
 class Mark(NamedTuple):
-    """A hash of what models along all axes compute, and of each array in them its norm and two sums."""
+    """A hash of what is computed, and of each array in it its norm and two sums."""
 
     text: str
     sums: np.ndarray
 
 
 def mark(problem: Problem) -> Mark:
-    texts: list[bytes] = [code_in(problem.solver)]
-    arrays: list[Any] = []
-    met = []
+    parts, forms, met = [Seen(code_in(problem.solver).hex(), [])], Forms(), set()
 
-    def note(function: Callable, *inputs: Any) -> None:
-        text, inside = traced(function, *inputs, derivatives=True)
-        texts.append(_rounded(text))
-        arrays.extend(inside)
+    def look(points: Iterable[tuple[int, ...]]) -> None:
+        for point in points:
+            try:
+                model = problem.model(point) if problem.digits is None else exact.arguments(problem, point)
+            except Exception as error:
+                # Its status will say so, in either process.
+                parts.append(Seen(type(error).__name__, []))
+                continue
+            parts.append(numbers_in(model))
+            X, y = problem.data[problem.data_index(point)]
+            form = (structure(model), X.shape, y.shape)
+            if form not in met:
+                met.add(form)
+                forms.append((point, model))
 
-    def look(index: tuple[int, ...]) -> None:
-        model = problem.model(index) if problem.digits is None else exact.arguments(problem, index)
-        if isinstance(model, dict):
-            texts.append(_rounded(str(sorted(model.items()))))
-            return
-        arrays.extend(jax.tree.leaves(eqx.filter(model, eqx.is_array)))
-        X, y = (jnp.asarray(v, float) for v in problem.data[problem.data_index(index)])
-        form = (structure(model), X.shape, y.shape)
-        if form in met:
-            return
-        met.append(form)
-        note(lambda model, x: model(x), model, X[0])
-        note(functools.partial(asked_for, loss=problem.loss_at(index)), model, X, y)
-        texts.append(_rounded(fixed(model)))
-        for name, metric in problem.metrics.items():
-            note(functools.partial(metric_of, name, metric), model, X, y)
-
-    for index in _points(problem):
-        try:
-            look(index)
-        except Exception as error:
-            # Its status will say so, in either process.
-            texts.append(type(error).__name__.encode())
-    for loss in problem.losses:
-        for size in sizes_for(loss, problem):
-            note(functools.partial(of_a_loss, loss), np.ones(size), np.ones(size))
-    return Mark(hashlib.sha256(b"\0".join(texts)).hexdigest(), np.array([_sums(numeric(v)) for v in arrays]))
+    look(point for _, point in along(problem, _MOST))
+    look([tuple(len(axis) - 1 for axis in problem.axes), *elsewhere(problem, len(met) > 1, _MOST)])
+    computed = known.of_models(problem, forms), known.of_losses(problem), known.of_clock(problem)
+    try:
+        parts += itertools.chain(*computed, known.of_metrics(problem, forms))
+    except Exception as error:
+        # Not in the process that has planned it.
+        parts.append(Seen(type(error).__name__, []))
+    text = hashlib.sha256("\0".join(_rounded(part.text) for part in parts).encode()).hexdigest()
+    return Mark(text, np.array([_sums(numeric(v)) for part in parts for v in part.arrays]))
 
 
-def _points(problem: Problem) -> list[tuple[int, ...]]:
-    """Both ends of the grid, and points along each axis at the first values of the others."""
-    first, last = (0,) * len(problem.axes), tuple(len(axis) - 1 for axis in problem.axes)
-    along = [
-        tuple(int(k) if other == position else 0 for other in range(len(problem.axes)))
-        for position, axis in enumerate(problem.axes)
-        if axis.name not in ("rtol", "loss", *problem.traced)
-        for k in np.unique(np.linspace(0, len(axis) - 1, _MOST).astype(int))
-    ]
-    return sorted({first, last, *along})
-
-
-def _rounded(text: str) -> bytes:
+def _rounded(text: str) -> str:
     """A text with its numbers to six digits."""
-    return _FLOAT.sub(lambda found: f"{float(found[0]):.5e}", text).encode()
+    return _FLOAT.sub(lambda found: f"{float(found[0]):.5e}", text)
 
 
 def _sums(array: np.ndarray) -> tuple[float, float, float]:

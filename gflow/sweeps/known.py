@@ -1,0 +1,101 @@
+"""What a sweep is known by: what its models, losses, clock and metrics compute. A store asks for every digit of it
+(`attributes`), a worker for six (`same`)."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..kinks.layer import declared
+from ..run import measure
+from .digest import is_own, Seen, seen, without_addresses
+from .models import program
+from .point import beta_of, flow_of
+from .probes import Forms
+from .problem import Problem
+
+
+def of_models(problem: Problem, forms: Forms) -> Iterator[Seen]:
+    """A model of every form, and the program that makes it where there is one."""
+    for point, model in forms:
+        if isinstance(model, dict):
+            continue
+        X, y = (jnp.asarray(v, float) for v in problem.data[problem.data_index(point)])
+        yield seen(lambda model, x: model(x), model, X[0], derivatives=True)
+        yield seen(functools.partial(_asked_for, loss=problem.loss_at(point)), model, X, y)
+        yield Seen(_fixed(model), [])
+        if problem.traced:
+            make, columns = program(problem, point)
+            # Where it cannot be traced models are made one by one.
+            with contextlib.suppress(Exception):
+                yield seen(make, *columns)
+
+
+def of_losses(problem: Problem) -> Iterator[Seen]:
+    """For all data: the text of a loss of the user's own does not say what it computes."""
+    for loss in problem.losses:
+        for size in _sizes_for(loss, problem):
+            yield seen(functools.partial(_of_a_loss, loss), np.ones(size), np.ones(size), derivatives=True)
+
+
+def of_clock(problem: Problem) -> Iterator[Seen]:
+    yield seen(problem.clock.inner, np.ones(()))
+
+
+def of_metrics(problem: Problem, forms: Forms) -> Iterator[Seen]:
+    for name, metric in problem.metrics.items():
+        yield Seen(name, [])
+        for point, model in forms:
+            X, y = problem.data[problem.data_index(point)]
+            yield seen(functools.partial(metric_of, name, metric), model, X, y)
+
+
+def metric_of(name: str, metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
+    """A metric of one model, called as `gradient_flow` calls it."""
+    models = jax.tree.map(lambda v: v[None] if eqx.is_array(v) else v, model)
+    return measure({name: metric}, models, jnp.asarray(X, float), jnp.asarray(y, float))[name][0]
+
+
+def _asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:
+    """What a run asks a model for, beside its outputs."""
+    told: list[Any] = [beta_of(model)]
+    if declared(model):
+        layer = model.hidden_layer()
+        told += [layer, model.with_hidden_layer(layer)]
+    elif hasattr(model, "chart"):
+        told.append(model.chart())
+        if is_own(type(model.chart())):
+            flow = flow_of(model, X, y, loss)
+            chart, a = flow.chart, flow.chart.coordinates()
+            state = jnp.append(a, 1.0)
+            told += [a, chart.at(a), flow.rate(a), flow.error(jnp.ones_like(state), state, flow.sight(a), state)]
+            told += [chart.velocities(a, X), chart.jacobian(a, X), chart.length(a), chart.extent(a)]
+            told.append(chart.tidied(a, a[None]))
+    return tuple(told)
+
+
+def _fixed(model: Any) -> str:
+    """What is no array of that."""
+    if declared(model):
+        layer = model.hidden_layer()
+        return str((layer.slope, layer.train_output))
+    return without_addresses(eqx.tree_pformat(model.chart(), short_arrays=True)) if hasattr(model, "chart") else ""
+
+
+def _sizes_for(loss: Any, problem: Problem) -> list[int]:
+    """Of the data: a loss of the user's own may do for no others."""
+    return sorted({np.size(y) for _, y in problem.data}) if is_own(type(loss)) else [2]
+
+
+def _of_a_loss(loss: Any, f: Any, y: Any) -> tuple:
+    told = [loss.neg_log(f, y), loss.weights(f, y)]
+    if is_own(type(loss)):
+        dual, gamma = loss.dual(f, y)
+        told += [loss.output_scale(f, y), loss.rounding(f, y), dual, gamma, loss.pull(dual, y), loss.drawn(dual, dual)]
+        told += [loss.dual_rows(f, y, dual, gamma, 0.1), loss.dual_slope(dual, y, gamma), loss.admissible(dual)]
+    return tuple(told)
