@@ -1,7 +1,8 @@
 """Symmetries of a start that the exact flow of a factorization keeps, and whether a run has kept them.
 
 Where pulls, the gradients at a symmetric W, are symmetric, factors that are each other's transposes in reverse order,
-W_j = W_(N+1-j)^T, stay so. Where all of the target is observed and symmetric, factors that are multiples of the
+W_j = W_(N+1-j)^T, stay so; and of an even number of balanced factors (Arora, Cohen & Hazan 2018, arXiv 1802.06509) of a
+symmetric W, which are that up to turns of their hidden spaces, W keeps the signs of its eigenvalues. Where all of the target is observed and symmetric, factors that are multiples of the
 identity keep its eigenvectors. Rounding breaks either, and where a pull is negative that grows exponentially, until
 negative eigenvalues are learned that the flow never learns. Some charts cannot break it (`gflow.symmetric`,
 `gflow.aligned`); of the others it is measured.
@@ -10,6 +11,7 @@ negative eigenvalues are learned that the flow never learns. Some charts cannot 
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
@@ -85,9 +87,31 @@ def _broken(
     mirrored = [mirror(*pair) == 0 for pair in zip(start.factors, reversed(start.factors), strict=True)]
     off_mirror = gone([mirror(*pair) for pair in zip(saves.factors, reversed(saves.factors), strict=True)], size)
     lost = symmetric & jnp.all(jnp.stack(mirrored)) & off_mirror
+    if len(start.factors) % 2 == 0:
+        kept = symmetric & _balanced(start.factors)
+        gained = lambda: _gained(start.product, saves.product, rtol)
+        lost = lost | jax.lax.cond(kept, gained, lambda: jnp.asarray(False))
     if any(W.shape != at_zero.shape for W in start.factors):
         return lost
     multiples = [_largest(W - W[0, 0] * jnp.eye(len(W))) == 0 for W in start.factors]
     turned = [_largest(W @ at_zero - at_zero @ W) for W in saves.factors]
     off_vectors = gone(turned, size * jnp.linalg.norm(at_zero)) | gone([apart(W) for W in saves.factors], size)
     return lost | (whole & jnp.all(jnp.stack(multiples)) & off_vectors)
+
+
+def _balanced(factors: Any) -> Bool[Array, ""]:
+    """Whether W_(j+1)^T W_(j+1) = W_j W_j^T, and the product is symmetric, to the last bits."""
+    rounding = 8 * float(jnp.finfo(float).eps) * max(len(W) for W in factors)
+    same = lambda A, B: _largest(A - B) <= rounding * _largest(B)
+    pairs = zip(factors, factors[1:], strict=False)
+    product = MatrixFactorization(list(factors)).product
+    return jnp.all(jnp.stack([same(V.T @ V, W @ W.T) for W, V in pairs])) & same(product, product.T)
+
+
+def _gained(before: Array, after: Array, rtol: Array) -> Bool[Array, ""]:
+    """Whether more eigenvalues of any save are positive, or negative, than of the start."""
+    ends = jnp.linalg.eigvalsh(jnp.concatenate([before[None], jnp.nan_to_num(after)]))
+    size = jnp.max(jnp.abs(ends), axis=1, keepdims=True)
+    least = jnp.append(0.0, jnp.broadcast_to(10 * rtol + _KEPT, (len(ends) - 1,)))[:, None] * size
+    count = jnp.stack([jnp.sum(ends > least, axis=1), jnp.sum(ends < -least, axis=1)])
+    return jnp.any(count[:, 1:] > count[:, :1])

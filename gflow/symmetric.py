@@ -156,6 +156,14 @@ def probes(size: int) -> np.ndarray:
     return draws + np.swapaxes(draws, 1, 2)
 
 
+def keeps_symmetry_in_batches(X: Any, batch_size: int) -> bool:
+    """Whether the gradient of every batch is symmetric where that of all samples is: if all are in it, or each is of a
+    symmetric measurement."""
+    if batch_size == len(X):
+        return True
+    return X.ndim == 3 and not isinstance(X, Tracer) and bool(jnp.all(X == jnp.swapaxes(X, 1, 2)))
+
+
 def _pulls_are_symmetric(chart: EuclideanChart, X: Array, targets: Array) -> bool:
     """Whether the gradient of the loss at a symmetric W is symmetric."""
     pull, size = pull_of(chart, X, targets), chart.template.factors[0].shape[1]

@@ -220,6 +220,42 @@ def test_rounding_that_breaks_a_symmetry_is_told(make):
         run(0.3, 3.0, resume=broken)
 
 
+def test_an_eigenvalue_that_inertia_forbids_is_told():
+    """Of two balanced factors of one positive eigenvalue no second one is ever learned; under jit it was."""
+    turn = np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
+    T = turn @ np.diag([3.0, 2.0]) @ turn.T
+    X, y = gflow.observe.everything((T + T.T) / 2)
+
+    def run(factors, stop):
+        settings = {"loss": SUM, "clock": gflow.TimeClock(), "throw": False}
+        return gflow.gradient_flow(MatrixFactorization(factors), X, y, stop=stop, **settings)
+
+    start = MatrixFactorization.balanced(jnp.diag(jnp.array([0.1, -0.2])), 2).factors
+    late, exact = jax.jit(run)(start, 100.0), run(start, 100.0)
+    assert exact.success
+    np.testing.assert_allclose(np.linalg.eigvalsh(exact.final.product), [0.0, 3.0], atol=1e-7)
+    learned = np.linalg.eigvalsh(late.final.product)[0]
+    assert int(late.status_code) == (Status.symmetry_broken if learned > 1e-6 else Status.success)
+    assert int(jax.jit(run)(start, 5.0).status_code) == Status.success
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_are_not_symmetric(batch_size):
+    """Columns of the gradient by turns: the mean of two of them learned no negative eigenvalue, where descent does."""
+    X, y = gflow.observe.everything(TARGET)
+    model, key, step = MatrixFactorization.identical(3, 2, 1.0), jax.random.key(3), 0.05
+    traj = gflow.gradient_descent(model, X, y, loss=SUM, step=step, steps=60, batch_size=batch_size, key=key)
+    A, B = map(np.asarray, model.factors)
+    per_epoch = 3 // batch_size
+    for k in range(60):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, k // per_epoch), 3))
+        rows = order[k % per_epoch * batch_size :][:batch_size]
+        E = np.zeros((3, 3))
+        E[:, rows] = 3 / batch_size * (B @ A - TARGET)[:, rows]
+        A, B = A - step * B.T @ E, B - step * E @ A.T
+    np.testing.assert_allclose(traj.final.product, B @ A, rtol=1e-12, atol=1e-12)
+
+
 @SLOW
 def test_without_a_symmetry_nothing_is_told():
     """Pulls that are not symmetric: the factors of the exact flow do not stay mirrored."""

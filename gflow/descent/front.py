@@ -26,7 +26,7 @@ from ..losses import AbstractLoss, Exponential
 from ..models import MatrixFactorization
 from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
 from ..status import Status
-from ..symmetric import symmetric, unturned_if_large
+from ..symmetric import keeps_symmetry_in_batches, symmetric, unturned_if_large
 from ..trajectory import concatenate, Trajectory, without_last_row
 from ..turned import in_columns
 from .inputs import check_batch, check_rule, place_of, points_of
@@ -113,7 +113,9 @@ def gradient_descent(
     validate.check_progress(progress)
     step, inertia = check_rule(step, steps, momentum, normalize)
     check_batch(batch_size, key, X, observed)
-    chart = symmetric(descent_chart_of(model, observed), X, targets, loss)
+    chart = descent_chart_of(model, observed)
+    if batch_size is None or keeps_symmetry_in_batches(X, batch_size):
+        chart = symmetric(chart, X, targets, loss)
     known = isinstance(model, MatrixFactorization) and not validate.traced(model, X, y)
     chart = unturned_if_large(chart, targets)
     # Of what is known to be small, or not to be, rounding has no part in what grows.

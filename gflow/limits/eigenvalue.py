@@ -34,6 +34,10 @@ def flow(t: Any, y: Any, N: int, a: Any) -> Any:
         if abs(a - limit) <= small**2 * a:
             # alpha is the limit, but for its rounding to float64 or less.
             return a
+        step = t * a ** (N - 2) * (y - a**N)
+        if abs(step) * N <= small:
+            # So near to alpha its time has no digits, but goes with the distance.
+            return a * (1 + step)
         # From alpha at x = -oo to the limit at x = oo.
         d = lambda x: limit + (a - limit) / (1 + mp.exp(x))
         slope = lambda x: -(a - limit) / (4 * mp.cosh(x / 2) ** 2) / (d(x) ** (N - 1) * (y - d(x) ** N))

@@ -215,3 +215,16 @@ def test_imbalanced_flow_dies_out_with_all_digits():
         early, late = (closed.perturbed_flow(t, -1, 3, 1, "0.3", digits=40) for t in (400, 420))
         # a -> E^(1/2) and d' = -a d: p falls as exp(-2 E^(1/2) t).
         np.testing.assert_allclose(float(mp.log(early / late)), 40 * 0.91**0.5, rtol=1e-14)
+
+
+@pytest.mark.parametrize("depth, scale, target", [(6, 1e-30, 1.0), (10, 1e-16, 1.0), (6, 1e-30, -1e10), (5, 1e-8, 1e-20)])
+def test_a_start_that_hardly_moves(depth, scale, target):
+    """d = alpha (1 + alpha^(N - 2) lambda t), as long as that is small: it was nan."""
+    for power in (-30, -16, -12):
+        time = 10.0**power / (scale ** (depth - 2) * abs(target))
+        found = closed.scalar_flow(time, target, depth, scale, digits=40)
+        with mp.workdps(60):
+            a, y = mp.mpf(scale), mp.mpf(target)
+            truth = a * (1 + mp.mpf(time) * a ** (depth - 2) * (y - a**depth))
+            assert abs(found / truth - 1) < 10.0 ** max(2 * power + 2, -39)
+        assert closed.scalar_flow(time, target, depth, scale) == pytest.approx(float(truth), rel=4e-16)
