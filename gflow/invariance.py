@@ -2,12 +2,13 @@
 
 Where pulls, the gradients at a symmetric W, are symmetric, factors that are each other's transposes in reverse order,
 W_j = W_(N+1-j)^T, stay so; and of an even number of balanced factors (Arora, Cohen & Hazan 2018, arXiv 1802.06509) of a
-symmetric W, which are that up to turns of their hidden spaces, W keeps the signs of its eigenvalues. Where all of the target is observed and symmetric, factors that are multiples of the
-identity keep its eigenvectors. Rounding breaks either, and where a pull is negative that grows exponentially, until
-negative eigenvalues are learned that the flow never learns. Some charts cannot break it (`gflow.symmetric`,
-`gflow.aligned`); of the others it is measured.
+symmetric W, which are that up to turns of their hidden spaces, W keeps the signs of its eigenvalues. Where all of the
+target is observed and symmetric, factors that are multiples of the identity keep its eigenvectors. Rounding breaks
+each, and where a pull is negative that grows exponentially, until eigenvalues are learned that the flow never learns.
+Some charts cannot break it (`gflow.symmetric`, `gflow.aligned`); of the others it is measured.
 """
 
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -103,7 +104,7 @@ def _balanced(factors: Any) -> Bool[Array, ""]:
     """Whether W_(j+1)^T W_(j+1) = W_j W_j^T, and the product is symmetric, to the last bits."""
     rounding = 8 * float(jnp.finfo(float).eps) * max(len(W) for W in factors)
     same = lambda A, B: _largest(A - B) <= rounding * _largest(B)
-    pairs = zip(factors, factors[1:], strict=False)
+    pairs = itertools.pairwise(factors)
     product = MatrixFactorization(list(factors)).product
     return jnp.all(jnp.stack([same(V.T @ V, W @ W.T) for W, V in pairs])) & same(product, product.T)
 

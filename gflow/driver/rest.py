@@ -85,6 +85,7 @@ def _resting(
     field, _, log_rate = jax.lax.stop_gradient(flow.rates(position.state, position.gauge))
     way = jnp.where(jnp.isfinite(field / log_rate), field / log_rate, 0.0)[:-1]
     late = position.log_time - jax.lax.stop_gradient(position.log_time)
+    late = jnp.where(jnp.isfinite(position.log_time), late, 0.0)
     a = jax.lax.stop_gradient(position.state[:-1])
     a = a[None] + jnp.atleast_2d(onward(position.state[:-1] - a - way * late))
     saves = Saves(

@@ -125,13 +125,18 @@ def slacks(
     return jnp.where(only, bounds, jnp.inf)
 
 
-def scales(chart: PiecewiseChart, a: Array, c: Array) -> Float[Array, "3 m 1"]:
-    """The sizes of what the slacks are differences of."""
+def scales(chart: PiecewiseChart, a: Array, c: Array) -> Float[Array, "3 m k"]:
+    """The sizes of what the slacks are differences of. mu balances the pulls of samples that the neuron sees, beside
+    which that of its kink may be large for ever."""
     v, output = chart.split(a)
     p, n = chart.pulls(c)
+    sides = chart.pattern.sides
     size = jnp.sqrt(jnp.sum(v**2, axis=1, keepdims=True))
-    pull = jnp.broadcast_to(jnp.sqrt(jnp.sum(p**2 + n**2)), size.shape)
-    return jnp.stack([jnp.where(size > 0, size, jnp.abs(output)[:, None]), pull, pull])
+    size = jnp.where(size > 0, size, jnp.abs(output)[:, None])
+    pulls = jnp.where(sides > 0, p[None], jnp.where(sides < 0, n[None], 0.0))
+    mu = jnp.sqrt(jnp.sum(pulls**2, axis=1, keepdims=True))
+    bound = lambda h: jnp.maximum(jnp.abs(h)[None], mu)
+    return jnp.stack([jnp.broadcast_to(size, sides.shape), bound(p), bound(n)])
 
 
 class Watch(NamedTuple):
@@ -139,7 +144,7 @@ class Watch(NamedTuple):
 
     slack: Float[Array, "3 m k"]
     drift: Float[Array, "3 m k"]
-    scale: Float[Array, "3 m 1"]
+    scale: Float[Array, "3 m k"]
 
     @property
     def armed(self) -> Bool[Array, "3 m k"]:
@@ -162,10 +167,11 @@ def slack_at(flow: Flow, a: Array) -> tuple[Float[Array, "3 m k"], Float[Array, 
     return slacks(chart, *chart.split(a), chart.pattern, *chart.pulls(c)), c
 
 
-def blur(seen: Watch, rtol: Array) -> Float[Array, "3 m 1"]:
-    """What slacks may be off by. Steps are measured by all neurons together, so one that is small has no fewer."""
-    typical = jnp.sqrt(jnp.mean(seen.scale**2, axis=1, keepdims=True))
-    return _BLUR * rtol * jnp.maximum(seen.scale, typical)
+def blur(seen: Watch, rtol: Array) -> Float[Array, "3 m k"]:
+    """What slacks may be off by. Steps are measured by all neurons together, so pre-activations of one that is small
+    have no fewer; the weights of samples are each known relative to itself."""
+    typical = jnp.sqrt(jnp.mean(seen.scale[0] ** 2, axis=0, keepdims=True))
+    return _BLUR * rtol * seen.scale.at[0].max(typical)
 
 
 def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:

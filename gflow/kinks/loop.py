@@ -242,7 +242,7 @@ def advance(
         h, control = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
         steps, rejected = p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int)
         p = dataclasses.replace(p, **chosen, h=h, control=control, steps=steps, rejected=rejected, status=status)
-        least = fuzz[index[0], index[1], 0]
+        least = fuzz[index]
         resolved = (p.clear[index] | (meeting.height > least)) & (meeting.depth > least)
         p = _meet(whole, p, moves, lands, index, resolved, rtol)
         out = (p.status == Status.running) & (p.steps + p.rejected >= max_steps)
@@ -265,7 +265,7 @@ def _locate(
     """An event, seen on the cubic of its slack, on the dense output: where, as a share of the step; whether it is found
     and whether the dense output is sharp enough there."""
     h = p.h
-    rounding = _TIE * p.watch.scale[index[0], index[1], 0]
+    rounding = _TIE * p.watch.scale[index]
     # Of residuals much smaller than the outputs the slack has more: then the place is as sharp as the coordinates are.
     own = jnp.sqrt(jnp.mean(p.state[:-1] ** 2)) / flow.chart.length(p.state[:-1])
     sharpest = jnp.maximum(1e-13, 4 * _EPS * own / h)
@@ -335,7 +335,10 @@ def _meet(
         this, slides = jnp.arange(sides.size) == k, sides == 0
         pulls = chart.pulls(flow.loss.weights(chart.outputs(a, flow.X), flow.y))
         # Both bounds of mu at once: a neuron that no other sample drives rests on the kink, which turns to repel.
-        narrow = (kind > 0) & slides[k] & (jnp.abs(pulls[0][k] - pulls[1][k]) <= _NARROW * p.watch.scale[1, j, 0])
+        # That of a margin loss, which falls for ever, does not turn.
+        all_pulls = jnp.sqrt(jnp.sum(pulls[0] ** 2 + pulls[1] ** 2))
+        narrow = (kind > 0) & slides[k] & (jnp.abs(pulls[0][k] - pulls[1][k]) <= _NARROW * all_pulls)
+        narrow = narrow & isinstance(flow.loss, Square)
         turns, stays = (kind == 0) & slides[k] | narrow, chart.at_kink < 0
         # It stays as one that is on the side whose pull is nothing.
         side = jnp.where(narrow & stays, -1, 1) * jnp.where(kind == 1, 1, -1)

@@ -66,7 +66,7 @@ def first_meeting(
 
     - `ends`: values and slopes at the start and at the end, (3, m, k) each; the slopes are those in x.
     - `middle`: values at x = 1/2.
-    - `scale`, `blur`: (3, m, 1).
+    - `scale`, `blur`: (3, m, k).
     """
     g0, d0, g1, d1 = ends
     # A quartic lies above the least of its Bernstein coefficients: mostly that says already that nothing happens.
@@ -85,7 +85,7 @@ def first_meeting(
         neuron = jnp.minimum(neuron, m - 1)
         take = lambda v: v[kind, neuron, kink]
         some = Quartic.through(take(g0), take(d0), take(middle), take(g1), take(d1))
-        first, turn = _first(some, scale[kind, neuron, 0], blur[kind, neuron, 0], take(armed))
+        first, turn = _first(some, take(scale), take(blur), take(armed))
         first = jnp.where(there, first, jnp.inf)
         i = jnp.argmin(first)
         x = first[i]

@@ -13,6 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.polynomial import legendre
 
+# The power of the highest coefficient that is the error of a step: between the 1 of the plain one (wasteful) and the 2
+# of superconvergence (bold by up to 50 where the order is reduced): at 1.75 the observed error of beta stays below rtol
+# from 1e-4 to 1e-11.
+POWER = 1.75
+
 
 class Tableau(NamedTuple):
     """Nodes c, matrix A, its inverse, the matrix that maps the integrand at the nodes to its Legendre coefficients, and

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..lapack import solve
-from .collocation import panels, tableau
+from .collocation import panels, POWER, tableau
 
-# Far out the time has less of the superconvergence than the coordinates, as measured.
+# Where gamma climbs, what is near the end of a step counts: the time has less of the superconvergence than the
+# coordinates. Measured: errors of t below 5 rtol, and up to 400 without.
 _FAR_POWER = 0.8
 # The climb of gamma in a step up to which the quadrature is good to 1e-12, with so many points between two stages.
 _NEAR = 40.0
@@ -61,6 +62,7 @@ def elapsed_time(h: Array, log_pace: Float[Array, " s"], start: Array) -> Elapse
     parts = h * jnp.sum(jnp.asarray(fine.weights) * jnp.exp(jnp.asarray(fine.values) @ log_pace), axis=1)
     times = start + jnp.cumsum(parts)
     missed = jnp.abs(jnp.asarray(tableau(log_pace.size).top) @ log_pace)
+    missed = missed * _share(times[-1] - start, times[-1])
     rate = jnp.exp(log_pace[-1])
     return Elapsed(times, missed, rate, rate / times[-1], jnp.zeros(()))
 
@@ -79,7 +81,15 @@ def _by_quadrature(h: Array, log_pace: Array, slopes: Array, climbs: Array, star
     falls = jnp.where(before, jnp.exp(jnp.minimum(whole[None] - whole[:, None], 0.0)), 0.0)
     top = jnp.asarray(tableau(log_pace.size).top)
     missed = jnp.abs(top @ log_pace) + jnp.abs(top @ log_slopes) * jnp.minimum(climbs[-1], 1.0)
-    return start * jnp.exp(-climbs) + falls @ parts, missed
+    added = falls @ parts
+    times = start * jnp.exp(-climbs) + added
+    missed = missed * _share(added[-1], times[-1])
+    return times, missed ** (1.0 - (1.0 - _FAR_POWER) * jnp.minimum(climbs[-1], 1.0))
+
+
+def _share(added: Array, whole: Array) -> Array:
+    """By what the missed of the pace counts: a step that adds nothing beside a long rest misses nothing of it."""
+    return (added / whole) ** (1.0 / POWER)
 
 
 def _by_collocation(

@@ -217,7 +217,9 @@ def test_imbalanced_flow_dies_out_with_all_digits():
         np.testing.assert_allclose(float(mp.log(early / late)), 40 * 0.91**0.5, rtol=1e-14)
 
 
-@pytest.mark.parametrize("depth, scale, target", [(6, 1e-30, 1.0), (10, 1e-16, 1.0), (6, 1e-30, -1e10), (5, 1e-8, 1e-20)])
+@pytest.mark.parametrize(
+    "depth, scale, target", [(6, 1e-30, 1.0), (10, 1e-16, 1.0), (6, 1e-30, -1e10), (5, 1e-8, 1e-20)]
+)
 def test_a_start_that_hardly_moves(depth, scale, target):
     """d = alpha (1 + alpha^(N - 2) lambda t), as long as that is small: it was nan."""
     for power in (-30, -16, -12):

@@ -24,6 +24,8 @@ from .problems import flows, ignore, Report, SAVES, separable, share
 SETS = (41, 3)
 DELTAS = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])
 _RANGE = (-8.0, 98.0)  # of log10 gamma
+# Where the excess may fall and rise within less than the spacing of a grid over all of that: up to alpha^D.
+_EARLY = ((-3.0, 4.0), (4.0, 11.0))
 
 
 def excess(X: np.ndarray, beta: np.ndarray, l1: limits.L1MaxMargin) -> np.ndarray:
@@ -38,8 +40,9 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
     """log10 gamma at which the excess first comes to each of DELTAS, shape (A, 10); infinite where it never does, and
     minus infinity where it is there from the start, at gamma = 1e-8.
 
-    Brackets on a grid of the path are narrowed by running to points inside of them, as many for each delta, and the
-    last bracket is interpolated. The excess may fall and rise again: least values on the grid are looked into as well.
+    Brackets on a grid of the path, which is finer below 1e11, are narrowed by running to points inside of them, as many
+    for each delta, and the last bracket is interpolated. The excess may fall and rise again: least values on the grid
+    are looked into as well.
     """
     if not np.all(np.asarray(scales) > 0):
         raise ValueError(f"scales must be positive, not {np.asarray(scales).tolist()}.")
@@ -49,8 +52,10 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
     # A run out to the end of the range; the later ones only as far as they must.
     known = [(np.full(0, 0.0), np.full(0, 0.0)) for _ in scales]
     brackets = np.empty((scales.size, DELTAS.size, 2))
-    for turn in range(rounds):
-        run = flows(X, depth, scales, 10.0**grid, rtol=1e-9, report=lambda f, k=turn: report((k + f) / rounds))
+    for turn in range(total := rounds + len(_EARLY)):
+        if 0 < turn <= len(_EARLY):
+            grid = np.broadcast_to(np.linspace(*_EARLY[turn - 1], SAVES), grid.shape)
+        run = flows(X, depth, scales, 10.0**grid, rtol=1e-9, report=lambda f, k=turn: report((k + f) / total))
         values, grid = excess(X, run.beta, l1), np.array(grid)
         for a in range(scales.size):
             place, value = np.append(known[a][0], grid[a]), np.append(known[a][1], values[a])
@@ -172,7 +177,7 @@ def curve_table(ds: xr.Dataset) -> pd.DataFrame:
             for scale in ds.scale.values[:: max(1, ds.sizes["scale"] // 4)]:
                 one = ds.log_gamma.sel(set=s, depth=depth, scale=scale).values
                 rows[f"set {s}, D = {depth}, α = {scale:.2g}"] = [
-                    {np.inf: "never", -np.inf: "from the start"}.get(v, f"1e-{10**v / np.log(10):.3g}") for v in one
+                    {np.inf: "never", -np.inf: "before γ = 1e-8"}.get(v, f"1e-{10**v / np.log(10):.3g}") for v in one
                 ]
     return pd.DataFrame.from_dict(rows, orient="index", columns=[f"δ = {d:g}" for d in ds.delta.values])
 

@@ -31,9 +31,9 @@ from .problems import flows, ignore, relative, Report, SAVES
 N, DIM = 4, 6
 
 
-def regression(sparse: bool) -> tuple[np.ndarray, np.ndarray]:
+def regression(sparse: bool, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian samples, and targets that are Gaussian, or those of a teacher with two nonzero entries."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     X = rng.normal(size=(N, DIM))
     teacher = np.array([1.0, -0.7, 0, 0, 0, 0]) if sparse else rng.normal(size=DIM)
     return X, X @ teacher
