@@ -68,7 +68,8 @@ def test_times_keep_their_digits_where_residuals_have_few(eta, solver):
     )
     np.testing.assert_allclose(np.exp(traj.log_time), times, rtol=1e-9)
     rounding = 2.0**-50 * np.exp(0.5 * gamma)
-    assert np.all(np.abs(traj.neg_log_loss - gamma) <= 1e-7 + 4 * rounding)
+    # Gamma grows by 4 t; t is good to a few rtol.
+    assert np.all(np.abs(traj.neg_log_loss - gamma) <= 4 * times * 5e-9 + 4 * rounding)
 
 
 @pytest.mark.parametrize("scale", SCALES)

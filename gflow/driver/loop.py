@@ -20,7 +20,6 @@ from ..charts import EuclideanChart
 from ..clocks import AbstractClock
 from ..falls import Falls
 from ..flow import Flow
-from ..losses import MarginLoss
 from ..plateaus import Plateaus
 from ..solvers import LogRadau, StepControl
 from ..status import as_code, Status
@@ -101,13 +100,7 @@ def advance(
         keep = keep & ~rises
         extent = flow.chart.extent(p.state[:-1])
         stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent)
-        # At a corner of saddles rounding of the coordinates decides how long such a step takes, and nothing else of it.
-        # Not near a minimum of the square loss, where times are lost for good.
-        untimed = lambda: local_error(e.at[-1].set(0.0), p.state, p.sight, y1)[0] <= rtol
-        cornered = stalled & ~rises & (size <= 10 * rtol) & isinstance(flow.loss, MarginLoss)
-        passes_on = jax.lax.cond(cornered, untimed, lambda: jnp.asarray(False))
-        keep, stalled = keep | passes_on, stalled & ~passes_on | (h_next < 1e-300)
-        h_next = jnp.where(passes_on, 10.0 * p.h, h_next)
+        stalled = stalled | (h_next < 1e-300)
         stalled = stalled | jnp.where(keep, flow.all_rounding(sight), flow.all_rounding(p.sight))
         if implicit:
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)
