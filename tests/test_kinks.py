@@ -685,3 +685,30 @@ def test_pulls_that_cancel_hold_a_neuron_however_slowly_they_come_to():
     mu = -new.holds @ (jnp.where(new.sides > 0, p, 0.0) @ E)
     assert np.all((mu <= 0) & (mu >= p)) and np.all(mu[~slides] == 0)
     np.testing.assert_allclose((mu + jnp.where(new.sides > 0, p, 0.0)) @ E, 0.0, atol=1e-15)
+
+
+def test_a_kink_that_holds_for_ever_is_not_left_by_rounding():
+    """The neuron slides along the kink of the first sample, whose pull stays, and by that of the second, which falls
+    like 1 / t: exp(w_2) = C + t / 2. Beside the first the second was rounding from t = e^35 on, and the neuron left."""
+    X, y = np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([-1.0, 1.0])
+    start, save = ReLUNeuron(np.array([0.1, 0.1])), np.array([1.0, 10.0, 50.0])
+    traj = gflow.gradient_flow(start, X, y, clock=gflow.LogTimeClock(), save=save)
+    assert [e.kind for e in traj.events] == ["slide"]
+    w, t = traj.final.weights, np.exp(float(traj.log_time[-1]))
+    np.testing.assert_allclose(w, [0.0, np.log(t / 2)], rtol=1e-8, atol=1e-14)
+
+
+def test_a_feature_of_zeros_changes_nothing():
+    """Whether a neuron has come to the origin is a matter of the span of the samples."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(5, 2))
+    y = np.sign(rng.normal(size=5))
+    W, a = rng.normal(size=(3, 2)), rng.normal(size=3)
+    run = lambda W, X: gflow.gradient_flow(TwoLayerNetwork(W, a), X, y, clock=gflow.TimeClock(), stop=15.0, rtol=1e-9)
+    plane = run(W, X)
+    wider = run(np.append(W, np.full((3, 1), 0.5), axis=1), np.append(X, np.zeros((5, 1)), axis=1))
+    assert any(e.sample == -1 or not e.unique for e in plane.events)
+    np.testing.assert_allclose(wider.final.hidden[:, :2], plane.final.hidden, atol=1e-12)
+    np.testing.assert_allclose(wider.final.hidden[:, 2], 0.5, rtol=1e-14)
+    kinds = lambda traj: [(e.neuron, e.kind, e.unique, e.resolved) for e in traj.events]
+    assert kinds(wider) == kinds(plane)

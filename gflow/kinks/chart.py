@@ -157,8 +157,7 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
         inputs = jnp.append(X, jnp.ones((N, 1)), axis=1)
         weights = jnp.append(weights, layer.bias[:, None], axis=1)
     first, owner = (np.arange(N), np.arange(N)) if traced(inputs) else _parallel(np.asarray(inputs))
-    d = weights.shape[1]
-    basis = jnp.eye(d) if d <= first.size else jnp.linalg.qr(inputs[first].T)[0]
+    basis = _span(inputs[first])
     inside = weights @ basis
     size = jnp.linalg.norm(inputs[first], axis=1, keepdims=True)
     directions = (inputs[first] @ basis) / jnp.where(size > 0, size, 1.0)
@@ -190,6 +189,17 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
     speed = jnp.exp(v.log_speed) * jnp.sqrt(jnp.sum(v.direction**2))
     floor = 1.0 / (jnp.where(speed > 0, speed, 1.0) * np.sqrt(a.size))
     return eqx.tree_at(lambda c: c.floor, chart, jnp.where(jnp.any(a != 0), _SMALL * jnp.sqrt(jnp.mean(a**2)), floor))
+
+
+def _span(rows: Array) -> Array:
+    """An orthonormal basis of the span of the rows, shape (d, r): the axes where it is all."""
+    k, d = rows.shape
+    if not traced(rows):
+        _, sizes, axes = np.linalg.svd(np.asarray(rows), full_matrices=False)
+        rank = int(np.sum(sizes > sizes[:1] * max(k, d) * np.finfo(float).eps))
+        if 0 < rank < min(k, d):
+            return jnp.asarray(axes[:rank].T)
+    return jnp.eye(d) if d <= k else jnp.linalg.qr(rows.T)[0]
 
 
 def shares_kinks(model: Any, X: Any) -> bool:

@@ -94,6 +94,8 @@ def check_layer(model: Any, X: Any) -> None:
         raise ValueError(f"hidden_layer() must return a gflow.kinks.HiddenLayer, not {type(layer).__name__}.")
     if not hasattr(model, "with_hidden_layer"):
         raise ValueError(f"{type(model).__name__} declares hidden_layer() and must have with_hidden_layer(layer) too.")
+    if not callable(model.with_hidden_layer(layer)):
+        raise ValueError(f"with_hidden_layer(layer) of {type(model).__name__} must return a model.")
     if np.ndim(X) != 2 or np.shape(X)[1] != layer.hidden.shape[1]:
         raise ValueError(
             f"X must have shape (N, {layer.hidden.shape[1]}), the inputs of the declared layer, not {np.shape(X)}."

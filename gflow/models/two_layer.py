@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..kinks.layer import HiddenLayer
@@ -47,7 +48,8 @@ class TwoLayerNetwork(eqx.Module):
             check_array(name, value)
         self.hidden, self.output = jnp.asarray(hidden, float), jnp.asarray(output, float)
         self.bias = None if bias is None else jnp.asarray(bias, float)
-        self.slope, self.train_output = slope, train_output
+        self.slope = slope.item() if isinstance(slope, np.number) else slope
+        self.train_output = train_output
         self.hidden_layer()
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
@@ -85,7 +87,8 @@ class ReLUNeuron(eqx.Module):
 
     def __init__(self, weights: Any, slope: float = 0.0):
         check_array("weights", weights)
-        self.weights, self.slope = jnp.asarray(weights, float), slope
+        self.weights = jnp.asarray(weights, float)
+        self.slope = slope.item() if isinstance(slope, np.number) else slope
         if self.weights.ndim != 1 or self.weights.size == 0:
             raise ValueError(f"weights must have shape (d,), not {self.weights.shape}.")
         self.hidden_layer()
