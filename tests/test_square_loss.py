@@ -12,6 +12,7 @@ from common import LOSSES, relative
 from oracles import OneSample
 
 import gflow
+from gflow.studies.diagonal.interpolation import regression
 
 ONE = np.ones((1, 1))
 SCALES = [1e-6, 1e-12, 1e-20, 1e-60]
@@ -165,3 +166,17 @@ def test_start_below_float64_is_refused_or_right():
     traj = gflow.gradient_flow(Product(1e-200), ONE, np.ones(1), loss=SQUARE, save=gammas, throw=False)
     right = traj.success and np.abs(traj.log_time - logistic_log_time(np.array([0.1, 0.5, 0.999]), 1e-200)).max() < 1e-6
     assert right or not traj.success
+
+
+def test_saddles_are_passed_from_any_scale():
+    """At each of them what moves next does so slower by the scale. log t and beta to a loss of e^-41 from 1e-12 are
+    those of `gflow.precise.diagonal_flow`, where two solutions agree to 23 digits; from 1e-60 beta is the same."""
+    X, y = regression(False)
+    run = lambda scale: gflow.gradient_flow(
+        gflow.models.DiagonalNetwork(6, 3, scale), X, y, loss=gflow.losses.Square(), stop=41.0, rtol=1e-8,
+        solver=gflow.LogRadau(),
+    )  # fmt: skip
+    early, late = run(1e-12), run(1e-60)
+    assert float(early.log_time[-1]) == pytest.approx(29.201521461116306, abs=1e-7)
+    np.testing.assert_allclose(late.final.beta, early.final.beta, rtol=1e-8, atol=1e-30)
+    np.testing.assert_allclose(X @ late.final.beta, y, rtol=1e-8)
