@@ -26,6 +26,7 @@ DELTAS = np.array([0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4, 1e-5, 1e-6])
 _RANGE = (-8.0, 98.0)  # of log10 gamma
 # Where the excess may fall and rise within less than the spacing of a grid over all of that: up to alpha^D.
 _EARLY = ((-3.0, 4.0), (4.0, 11.0))
+_MOST_DIPS = 6
 
 
 def excess(X: np.ndarray, beta: np.ndarray, l1: limits.L1MaxMargin) -> np.ndarray:
@@ -52,7 +53,7 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
     # A run out to the end of the range; the later ones only as far as they must.
     known = [(np.full(0, 0.0), np.full(0, 0.0)) for _ in scales]
     brackets = np.empty((scales.size, DELTAS.size, 2))
-    for turn in range(total := rounds + len(_EARLY)):
+    for turn in range(total := rounds + len(_EARLY) + 1):
         if 0 < turn <= len(_EARLY):
             grid = np.broadcast_to(np.linspace(*_EARLY[turn - 1], SAVES), grid.shape)
         run = flows(X, depth, scales, 10.0**grid, rtol=1e-9, report=lambda f, k=turn: report((k + f) / total))
@@ -69,8 +70,12 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
                 brackets[a, j] = (place[max(k - 1, 0)], place[k]) if k >= 0 else (np.inf, np.inf)
                 if k > 0:
                     inside.append(np.linspace(place[k - 1], place[k], each + 2)[1:-1])
+            if turn == len(_EARLY):
+                # Once, nothing but least values: the first of a delta may lie in one of them.
+                inside, dips = [], _dips(known[a][1])[:_MOST_DIPS]
+            else:
+                dips = _dips(known[a][1])[: (SAVES - sum(map(len, inside))) // 4]
             room = SAVES - sum(map(len, inside))
-            dips = _dips(known[a][1])[: room // 4]
             for k in dips:
                 inside.append(np.linspace(place[k - 1], place[k + 1], room // len(dips) + 2)[1:-1])
             points = np.unique(np.concatenate(inside)) if inside else np.empty(0)
@@ -93,9 +98,10 @@ def needed(X: np.ndarray, depth: int, scales: np.ndarray, rounds: int = 4, repor
 
 
 def _dips(values: np.ndarray) -> np.ndarray:
-    """Where values are below both neighbours, the least ones first."""
+    """Where values are below both neighbours, those first that are the least above one of DELTAS."""
     inner = np.flatnonzero((values[1:-1] < values[:-2]) & (values[1:-1] <= values[2:])) + 1
-    return inner[np.argsort(values[inner])]
+    above = values[inner, None] / DELTAS[None]
+    return inner[np.argsort(np.min(np.where(above > 1, above, np.inf), axis=1), kind="stable")]
 
 
 def curves(quick: bool = False, report: Report = ignore) -> xr.Dataset:
