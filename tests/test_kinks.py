@@ -18,6 +18,7 @@ from gflow.kinks import HiddenLayer
 from gflow.kinks.layer import has_undeclared_kinks
 from gflow.kinks.origin import from_origin
 from gflow.models import ReLUNeuron, TwoLayerNetwork
+from gflow.status import Status
 
 CASES = json.loads((Path(__file__).parent / "data" / "kinks.json").read_text())
 DELTAS = np.array([1e-5, 1e-6])

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..flow import Flow
+from ..losses import Square
 from .box import Decision, inverse, least_norm
 from .chart import Pattern, PiecewiseChart, pull_on
 from .origin import from_origin, released
@@ -125,18 +126,19 @@ def slacks(
     return jnp.where(only, bounds, jnp.inf)
 
 
-def scales(chart: PiecewiseChart, a: Array, c: Array) -> Float[Array, "3 m k"]:
+def scales(chart: PiecewiseChart, a: Array, c: Array, relative: bool) -> Float[Array, "3 m k"]:
     """The sizes of what the slacks are differences of. mu balances the pulls of samples that the neuron sees, beside
-    which that of its kink may be large for ever."""
+    which that of its kink may be large for ever. Is each weight not known `relative` to itself, all pulls count."""
     v, output = chart.split(a)
     p, n = chart.pulls(c)
     sides = chart.pattern.sides
     size = jnp.sqrt(jnp.sum(v**2, axis=1, keepdims=True))
     size = jnp.where(size > 0, size, jnp.abs(output)[:, None])
     pulls = jnp.where(sides > 0, p[None], jnp.where(sides < 0, n[None], 0.0))
-    mu = jnp.sqrt(jnp.sum(pulls**2, axis=1, keepdims=True))
+    # Residuals are rounded as the outputs are.
+    mu = jnp.sqrt(jnp.sum(pulls**2, axis=1, keepdims=True) if relative else jnp.sum(p**2 + n**2)[None, None])
     bound = lambda h: jnp.maximum(jnp.abs(h)[None], mu)
-    return jnp.stack([jnp.broadcast_to(size, sides.shape), bound(p), bound(n)])
+    return jnp.stack([jnp.broadcast_to(v, sides.shape) for v in (size, bound(p), bound(n))])
 
 
 class Watch(NamedTuple):
@@ -157,7 +159,7 @@ def watch(flow: Flow, a: Array, rate: Array | None = None) -> Watch:
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
     rate = flow.rate(a).coordinates if rate is None else rate
     slack, drift, c = jax.jvp(lambda b: slack_at(flow, b), (a,), (rate,), has_aux=True)
-    return Watch(slack, drift, scales(chart, a, c))
+    return Watch(slack, drift, scales(chart, a, c, not isinstance(flow.loss, Square)))
 
 
 def slack_at(flow: Flow, a: Array) -> tuple[Float[Array, "3 m k"], Float[Array, " N"]]:
