@@ -17,7 +17,7 @@ help:
 	@echo 'make demo      run gflow $(DEMO)'
 	@echo 'make test      the tests, without those marked slow; make test-all runs every test'
 	@echo 'make docs      this documentation as a site in site/, its notebooks executed; make docs-check without that'
-	@echo 'make papers    the pages of docs/papers anew: every study in its quick version'
+	@echo 'make papers    every study in its quick version, into build/papers'
 	@echo 'make package   wheel and sdist, and the quickstart in an environment with neither extras nor sources'
 	@echo 'make lowest    the tests of the core with the lowest versions that pyproject.toml allows'
 	@echo 'make check     lint, types and test'
@@ -46,7 +46,7 @@ docs-check: $(DOCS)
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 papers: $(CLI)
-	$(BIN)/gflow reproduce all --quick --out docs/papers
+	$(BIN)/gflow reproduce all --quick --out build/papers
 
 package: $(DEV)
 	rm -rf dist
