@@ -1,7 +1,7 @@
 """What the site holds beside the pages in this folder, made when it is built (a hook of MkDocs).
 
 - the README as its first page, the changelog, the guide for contributors, and what the benchmarks wrote;
-- the pages that `gflow reproduce` wrote which are docs/papers/*.html;
+- the pages that `gflow reproduce` wrote, which are docs/papers/*.html;
 - the gallery: notebooks in percent format. `make docs` executes them, and keeps what came out in .cache/gallery until
   a notebook or the library changes; without GFLOW_EXECUTE their code alone is shown.
 
