@@ -163,15 +163,18 @@ def models_at(chart: AbstractChart, coordinates: Array) -> Any:
     return eqx.combine(arrays, eqx.filter(chart.template, eqx.is_array, inverse=True))
 
 
-def measure(metrics: dict[str, Callable] | None, models: Any, X: Array, y: Array) -> dict[str, Array]:
+def measure(
+    metrics: dict[str, Callable] | None, models: Any, X: Array, y: Array, compiled: bool = True
+) -> dict[str, Array]:
     """`fn(model)` or `fn(model, X, y)`, whichever it takes, at every save."""
+    evaluate = _evaluate_compiled if compiled else _evaluate
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     measured = {}
     for name, fn in (metrics or {}).items():
         parameters = inspect.signature(fn).parameters.values()
         required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
         try:
-            measured[name] = _evaluate(fn, models, () if len(required) == 1 else (X, y))
+            measured[name] = evaluate(fn, models, () if len(required) == 1 else (X, y))
         except _NoArray as error:
             raise ValueError(f"metrics[{name!r}] must return an array or a number, not {error}.") from None
     return measured
@@ -181,7 +184,6 @@ class _NoArray(Exception):
     """What a metric returned."""
 
 
-@eqx.filter_jit
 def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
     def one(model):
         value = fn(model, *extra)
@@ -193,6 +195,9 @@ def _evaluate(fn: Callable, models: Any, extra: tuple) -> Array:
     # LAPACK in large batches does.
     arrays, rest = eqx.partition(models, eqx.is_array)
     return jax.lax.map(lambda leaves: one(eqx.combine(leaves, rest)), arrays)
+
+
+_evaluate_compiled = eqx.filter_jit(_evaluate)
 
 
 def judge(traj: Trajectory, throw: bool, concrete: bool) -> Trajectory:

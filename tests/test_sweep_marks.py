@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_sweep import planned, X
+from small_sweep import planned, run, X
 
 import gflow
 from gflow.sweeps.same import agree, mark
@@ -71,6 +71,40 @@ def test_a_program_a_clock_and_points_off_the_axes_are_looked_at():
     over = {"kind": ["a", "b"], "scale": np.geomspace(0.01, 100.0, 41)}
     assert agree(mark(problem(inner(2.0), over=over)), mark(problem(inner(2.0), over=over)))
     assert not agree(mark(problem(inner(2.0), over=over)), mark(problem(inner(2.5), over=over)))
+
+
+def test_small_entries_and_numbers_at_the_edge_of_rounding():
+    vector = lambda *v: lambda kind: Bounded(jnp.array(v), 1.0)
+    assert not agree(marked(vector(1e4, 1e-3, 1.0)), marked(vector(1e4, 5e-3, 1.0)))
+    assert agree(marked(vector(1e4, 1e-3, 1.0)), marked(vector(1e4, 1e-3 * (1 + 1e-12), 1.0)))
+    assert agree(marked(vector(1.0, 1e-17, 1.0)), marked(vector(1.0, 3e-17, 1.0)))
+    for size in (1.000005, 1e-05):
+        assert agree(marked(models(size=size)), marked(models(size=size * (1 - 1e-15))))
+
+
+POWER = 1.0
+
+
+class Powered(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x):
+        return POWER * self.w**3 @ x
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_global_number_that_is_changed(monkeypatch, workers):
+    """As in a notebook: what was compiled is of the old one."""
+    make, metrics = lambda scale: Powered(scale * jnp.ones(3)), {"m": lambda model: POWER * jnp.sum(model.w)}
+    go = lambda: run(make, over={"scale": [0.1, 0.5]}, metrics=metrics, save=None, stop=2.0, workers=workers)
+    early = go()
+    monkeypatch.setitem(globals(), "POWER", 4.0)
+    later = go()
+    assert not np.any(np.isclose(early.log_time, later.log_time))
+    for k, scale in enumerate((0.1, 0.5)):
+        start = gflow.gradient_flow(make(scale), X, jnp.ones(len(X)), stop=2.0, rtol=1e-6)
+        np.testing.assert_allclose(later.log_time[k], start.log_time, atol=1e-5)
+        np.testing.assert_allclose(later.m[k], 4.0 * jnp.sum(start.final.w), rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", ["middle", "metric", "callback"])

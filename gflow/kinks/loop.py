@@ -222,8 +222,7 @@ def advance(
 
         due = lambda s: targets[jnp.minimum(s.filled, last - 1)]
         passed = lambda s: keep & (s.filled < last) & (driver.beyond(clock, here, due(s)) >= 0)
-        # In a branch of its own, or XLA would move what does not change between the saves out of the loop, to every
-        # step.
+        # In a branch of its own, or XLA would move what does not change between saves out of the loop, to every step.
         saves = jax.lax.cond(passed(saves), lambda: jax.lax.while_loop(passed, land, saves), lambda: saves)
         done = saves.filled == last
         status = jnp.where(stalled, int(Status.step_too_small), int(Status.running))
@@ -234,11 +233,10 @@ def advance(
         clear = (p.clear & ~turned) | (moves & ~lands & (seen.slack > fuzz))
         p = _note_turns(flow, along, p, jnp.where(turned, turns, jnp.inf))
         # Pattern and log are left where they are: they are large, and change only at events.
-        moved = (state.at[-1].multiply(jnp.exp(-shift)), p.gauge + shift, sight, solver_state, lands | far)
-        moved = (*moved, p.armed | seen.armed, clear, seen)
-        names = "state", "gauge", "sight", "solver", "restart", "armed", "clear", "watch"
-        before = tuple(getattr(p, name) for name in names)
-        chosen = dict(zip(names, jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, before), strict=True))
+        moved = dict(state=state.at[-1].multiply(jnp.exp(-shift)), gauge=p.gauge + shift, sight=sight)
+        moved |= dict(solver=solver_state, restart=lands | far, armed=p.armed | seen.armed, clear=clear, watch=seen)
+        before = {name: getattr(p, name) for name in moved}
+        chosen = jax.tree.map(lambda a, b: jnp.where(moves, a, b), moved, before)
         h, control = jax.tree.map(lambda a, b: jnp.where(done, b, a), (h_next, control), (p.h, p.control))
         steps, rejected = p.steps + moves.astype(int), p.rejected + (~moves & ~done).astype(int)
         p = dataclasses.replace(p, **chosen, h=h, control=control, steps=steps, rejected=rejected, status=status)
@@ -337,8 +335,8 @@ def _meet(
         # Both bounds of mu at once: a neuron that no other sample drives rests on the kink, which turns to repel.
         # That of a margin loss, which falls for ever, does not turn.
         all_pulls = jnp.sqrt(jnp.sum(pulls[0] ** 2 + pulls[1] ** 2))
-        narrow = (kind > 0) & slides[k] & (jnp.abs(pulls[0][k] - pulls[1][k]) <= _NARROW * all_pulls)
-        narrow = narrow & isinstance(flow.loss, Square)
+        narrow = (kind > 0) & slides[k] & isinstance(flow.loss, Square)
+        narrow = narrow & (jnp.abs(pulls[0][k] - pulls[1][k]) <= _NARROW * all_pulls)
         turns, stays = (kind == 0) & slides[k] | narrow, chart.at_kink < 0
         # It stays as one that is on the side whose pull is nothing.
         side = jnp.where(narrow & stays, -1, 1) * jnp.where(kind == 1, 1, -1)

@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..kinks.layer import declared
 from ..run import measure
+from .alike import structure
 from .digest import is_own, Seen, seen, without_addresses
 from .models import program
 from .point import beta_of, flow_of
@@ -26,7 +28,8 @@ def of_models(problem: Problem, forms: Forms) -> Iterator[Seen]:
         if isinstance(model, dict):
             continue
         X, y = (jnp.asarray(v, float) for v in problem.data[problem.data_index(point)])
-        yield seen(lambda model, x: model(x), model, X[0], derivatives=True)
+        computed = seen(lambda model, x: model(x), model, X[0], derivatives=True)
+        yield _current((structure(model), X.shape), computed)
         yield seen(functools.partial(_asked_for, loss=problem.loss_at(point)), model, X, y)
         yield Seen(_fixed(model), [])
         if problem.traced:
@@ -44,6 +47,7 @@ def of_losses(problem: Problem) -> Iterator[Seen]:
 
 
 def of_clock(problem: Problem) -> Iterator[Seen]:
+    yield Seen(f"{problem.clock.counts_loss} {problem.clock.label}", [])
     yield seen(problem.clock.inner, np.ones(()))
 
 
@@ -52,13 +56,29 @@ def of_metrics(problem: Problem, forms: Forms) -> Iterator[Seen]:
         yield Seen(name, [])
         for point, model in forms:
             X, y = problem.data[problem.data_index(point)]
-            yield seen(functools.partial(metric_of, name, metric), model, X, y)
+            computed = seen(functools.partial(metric_of, name, metric), model, X, y)
+            yield _current((id(metric), structure(model), X.shape), computed)
 
 
 def metric_of(name: str, metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
     """A metric of one model, called as `gradient_flow` calls it."""
     models = jax.tree.map(lambda v: v[None] if eqx.is_array(v) else v, model)
-    return measure({name: metric}, models, jnp.asarray(X, float), jnp.asarray(y, float))[name][0]
+    # Anew: what was compiled may be of before a number changed that it finds by name.
+    return measure({name: metric}, models, jnp.asarray(X, float), jnp.asarray(y, float), compiled=False)[name][0]
+
+
+# What a model or a metric has computed, by its form or by itself.
+_LAST: dict[Any, bytes] = {}
+
+
+def _current(what: Any, computed: Seen) -> Seen:
+    """`computed`; and where the same function or class has computed something else before, as after a global number of
+    a notebook was changed, programs that were compiled of it are forgotten."""
+    digest = hashlib.sha256(computed.exactly()).digest()
+    if _LAST.setdefault(what, digest) != digest:
+        _LAST[what] = digest
+        jax.clear_caches()
+    return computed
 
 
 def _asked_for(model: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple:

@@ -17,15 +17,18 @@ from .problem import Problem
 
 # What a module computes is not the same to the last digit on any number of threads.
 _ROUNDING = 1e-6
-_FLOAT = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+(?:e[-+]?\d+)?|e[-+]?\d+)")
+# Entries so small beside the largest may be nothing but rounding.
+_NOISE = 1e-8
 # Points looked at along an axis.
 _MOST = 64
 
 
 class Mark(NamedTuple):
-    """A hash of what is computed, and of each array in it its norm and two sums."""
+    """A hash of what is computed; the numbers in its text, and of each array in it its norm and three sums."""
 
     text: str
+    numbers: np.ndarray
     sums: np.ndarray
 
 
@@ -55,26 +58,30 @@ def mark(problem: Problem) -> Mark:
     except Exception as error:
         # Not in the process that has planned it.
         parts.append(Seen(type(error).__name__, []))
-    text = hashlib.sha256("\0".join(_rounded(part.text) for part in parts).encode()).hexdigest()
-    return Mark(text, np.array([_sums(numeric(v)) for part in parts for v in part.arrays]))
+    texts = "\0".join(part.text for part in parts)
+    text = hashlib.sha256(_NUMBER.sub("#", texts).encode()).hexdigest()
+    sums = np.array([_sums(numeric(v)) for part in parts for v in part.arrays])
+    return Mark(text, np.array(_NUMBER.findall(texts), float), sums)
 
 
-def _rounded(text: str) -> str:
-    """A text with its numbers to six digits."""
-    return _FLOAT.sub(lambda found: f"{float(found[0]):.5e}", text)
-
-
-def _sums(array: np.ndarray) -> tuple[float, float, float]:
+def _sums(array: np.ndarray) -> tuple[float, ...]:
     parts = [np.real(array), np.imag(array)] if np.iscomplexobj(array) else [array]
     v = np.concatenate([np.ravel(part).astype(float) for part in parts])
     v = np.nan_to_num(v, nan=0.5, posinf=1.0, neginf=-1.0)
     size = float(np.max(np.abs(v), initial=0.0)) or 1.0
-    v = v / size
-    return size * float(np.linalg.norm(v)), size * float(np.sum(v)), size * float(v @ np.cos(np.arange(v.size)))
+    v, place = v / size, np.cos(np.arange(v.size))
+    # A part of the sums may be far below the norm.
+    digits = np.log(np.abs(v), where=np.abs(v) > _NOISE, out=np.zeros(v.shape))
+    sums = float(np.linalg.norm(v)), float(np.sum(v)), float(v @ place)
+    return *(size * part for part in sums), float(digits @ place) / max(v.size, 1) ** 0.5
 
 
 def agree(one: Mark, other: Mark) -> bool:
     if one.text != other.text or one.sums.shape != other.sums.shape:
         return False
-    sizes = np.maximum(one.sums, other.sums)[:, :1] if one.sums.size else one.sums
-    return bool(np.all(np.abs(one.sums - other.sums) <= _ROUNDING * sizes + 1e-300))
+    close = lambda a, b, size: bool(np.all(np.abs(a - b) <= _ROUNDING * size + 1e-300))
+    same = close(one.numbers, other.numbers, np.maximum(np.abs(one.numbers), np.abs(other.numbers)))
+    if not one.sums.size:
+        return same
+    sizes = np.maximum(one.sums, other.sums)[:, :1]
+    return same and close(one.sums[:, :3], other.sums[:, :3], sizes) and close(one.sums[:, 3], other.sums[:, 3], 1.0)
