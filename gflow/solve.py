@@ -196,7 +196,7 @@ def gradient_flow(
             position, saves = rests_on()
     if concrete and eta is not None and int(position.status) in _GIVEN_UP and has_undeclared_kinks(flow):
         position = driver.with_status(position, Status.loss_jumps)
-    measured = lambda models: measure(metrics, models, X, y)
+    measured = lambda models: measure(metrics, models, X, y, compiled=concrete)
     traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured, logs)
     traj = checked(traj, X, targets, observed, rtol)
     if earlier is not None:

@@ -1,5 +1,7 @@
 """Workers know the models, metrics and losses of a sweep by what they compute, but for rounding."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -121,3 +123,28 @@ def test_what_differs_anywhere_is_seen(change):
 
     assert agree(marked(models(), metrics=metric(1.0)), marked(models(), metrics=metric(1.0)))
     assert not agree(marked(models(), metrics=metric(1.0)), marked(models(), metrics=metric(2.0)))
+
+
+class Scaled(gflow.losses.Exponential):
+    def neg_log_mean(self, f, y):
+        return super().neg_log_mean(POWER * f, y)
+
+    def weights(self, f, y):
+        return POWER * super().weights(POWER * f, y)
+
+
+class Paced(gflow.LossClock):
+    def inner(self, coordinate):
+        return POWER * coordinate
+
+
+def test_losses_clocks_and_threads_follow_a_global_number(monkeypatch):
+    called = Powered.__call__
+    go = lambda **more: run(lambda scale: Powered(jnp.full(3, scale)), over={"scale": [0.5]}, save=[1.5], **more)
+    before = {"loss": go(loss=Scaled()).log_time, "clock": go(clock=Paced()).neg_log_loss}
+    with ThreadPoolExecutor(1) as threads:
+        go(executor=threads, workers=None)
+    assert Powered.__call__ is called
+    monkeypatch.setitem(globals(), "POWER", 2.0)
+    assert abs(float((go(loss=Scaled()).log_time - before["loss"])[0, 0])) > 0.1
+    np.testing.assert_allclose(go(clock=Paced()).neg_log_loss, 2.0 * before["clock"])

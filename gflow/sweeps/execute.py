@@ -74,6 +74,7 @@ def run_with(
     """`ahead`: how many chunks wait at each worker beside the one under way."""
     packed = pack(problem)
     key = hashlib.sha256(packed).hexdigest()
+    worker.HERE[key] = problem
     waiting, lost = iter(chunks), deque[Chunk]()
     running: dict[Future, Chunk] = {}
     tries: Counter[Chunk] = Counter()

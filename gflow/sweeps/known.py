@@ -43,12 +43,13 @@ def of_losses(problem: Problem) -> Iterator[Seen]:
     """For all data: the text of a loss of the user's own does not say what it computes."""
     for loss in problem.losses:
         for size in _sizes_for(loss, problem):
-            yield seen(functools.partial(_of_a_loss, loss), np.ones(size), np.ones(size), derivatives=True)
+            computed = seen(functools.partial(_of_a_loss, loss), np.ones(size), np.ones(size), derivatives=True)
+            yield _current((structure(loss), size), computed)
 
 
 def of_clock(problem: Problem) -> Iterator[Seen]:
     yield Seen(f"{problem.clock.counts_loss} {problem.clock.label}", [])
-    yield seen(problem.clock.inner, np.ones(()))
+    yield _current(structure(problem.clock), seen(problem.clock.inner, np.ones(())))
 
 
 def of_metrics(problem: Problem, forms: Forms) -> Iterator[Seen]:
@@ -67,7 +68,7 @@ def metric_of(name: str, metric: Callable, model: Any, X: Any, y: Any) -> jax.Ar
     return measure({name: metric}, models, jnp.asarray(X, float), jnp.asarray(y, float), compiled=False)[name][0]
 
 
-# What a model or a metric has computed, by its form or by itself.
+# What a model, a loss, a clock or a metric has computed, by its form or by itself.
 _LAST: dict[Any, bytes] = {}
 
 

@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from .problem import Problem
 from .same import agree, mark
 
 _PROBLEMS: OrderedDict[str, Problem] = OrderedDict()
+# Of sweeps of this process: a thread takes the problem itself. Classes unpacked where they were packed lose the
+# names that their functions look up.
+HERE: weakref.WeakValueDictionary[str, Problem] = weakref.WeakValueDictionary()
 _LOCK = threading.Lock()
 _COMPILED = threading.Event()
 
@@ -46,7 +50,7 @@ def compute_packed(key: str, packed: bytes, chunk: Chunk, attempt: int) -> Any:
     try:
         with _LOCK:
             if key not in _PROBLEMS:
-                _PROBLEMS[key] = _unpacked(packed)
+                _PROBLEMS[key] = HERE[key] if key in HERE else _unpacked(packed)
                 while len(_PROBLEMS) > 4:
                     _PROBLEMS.popitem(last=False)
             problem = _PROBLEMS[key]
