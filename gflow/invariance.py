@@ -89,7 +89,7 @@ def _broken(
     off_mirror = gone([mirror(*pair) for pair in zip(saves.factors, reversed(saves.factors), strict=True)], size)
     lost = symmetric & jnp.all(jnp.stack(mirrored)) & off_mirror
     if len(start.factors) % 2 == 0:
-        kept = symmetric & _balanced(start.factors)
+        kept = symmetric & _balanced(start)
         gained = lambda: _gained(start.product, saves.product, rtol)
         lost = lost | jax.lax.cond(kept, gained, lambda: jnp.asarray(False))
     if any(W.shape != at_zero.shape for W in start.factors):
@@ -100,12 +100,11 @@ def _broken(
     return lost | (whole & jnp.all(jnp.stack(multiples)) & off_vectors)
 
 
-def _balanced(factors: Any) -> Bool[Array, ""]:
+def _balanced(model: MatrixFactorization) -> Bool[Array, ""]:
     """Whether W_(j+1)^T W_(j+1) = W_j W_j^T, and the product is symmetric, to the last bits."""
-    rounding = 8 * float(jnp.finfo(float).eps) * max(len(W) for W in factors)
+    rounding = 8 * float(jnp.finfo(float).eps) * max(len(W) for W in model.factors)
     same = lambda A, B: _largest(A - B) <= rounding * _largest(B)
-    pairs = itertools.pairwise(factors)
-    product = MatrixFactorization(list(factors)).product
+    pairs, product = itertools.pairwise(model.factors), model.product
     return jnp.all(jnp.stack([same(V.T @ V, W @ W.T) for W, V in pairs])) & same(product, product.T)
 
 

@@ -99,8 +99,7 @@ def advance(
         h_next = jax.lax.stop_gradient(jnp.where(keep & rises, 0.3 * p.h, h_next))
         keep = keep & ~rises
         extent = flow.chart.extent(p.state[:-1])
-        stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent)
-        stalled = stalled | (h_next < 1e-300)
+        stalled = ~keep & (h_next * flow.chart.length(p.state[:-1]) <= 4 * _EPS * extent) | (h_next < 1e-300)
         stalled = stalled | jnp.where(keep, flow.all_rounding(sight), flow.all_rounding(p.sight))
         if implicit:
             stalled = stalled | flow.outlasts_float64(p.state[:-1], p.log_time)

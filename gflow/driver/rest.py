@@ -76,10 +76,10 @@ def rests_on(
 
 
 def _resting(
-    flow: Flow, position: Position, saves: Saves, rests: Array, targets: Array, onward: Callable = lambda away: away
+    flow: Flow, position: Position, saves: Saves, rests: Array, targets: Array, onward: Callable = lambda v: v[None]
 ) -> tuple[Position, Saves]:
-    """Success, and the place for every save that is still to come, where it rests. `onward` is what becomes of a small
-    vector there."""
+    """Success, and the place for every save that is still to come, where it rests. `onward` is what has become of a
+    small vector there at each save, or at all."""
     rest = rests & (jnp.arange(targets.shape[0]) >= saves.filled)
     # The position is that at a length: nothing is added to it, but to its derivative, which is to be that at a time.
     field, _, log_rate = jax.lax.stop_gradient(flow.rates(position.state, position.gauge))
@@ -87,7 +87,7 @@ def _resting(
     late = position.log_time - jax.lax.stop_gradient(position.log_time)
     late = jnp.where(jnp.isfinite(position.log_time), late, 0.0)
     a = jax.lax.stop_gradient(position.state[:-1])
-    a = a[None] + jnp.atleast_2d(onward(position.state[:-1] - a - way * late))
+    a = a[None] + onward(position.state[:-1] - a - way * late)
     saves = Saves(
         jnp.where(rest[:, None], a, saves.coordinates),
         jnp.where(rest, position.gamma, saves.gamma),

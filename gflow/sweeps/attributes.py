@@ -13,7 +13,7 @@ import numpy as np
 
 from . import known
 from .axes import OWN
-from .digest import code_in, Seen
+from .digest import Seen
 from .probes import Probes
 from .problem import Problem
 
@@ -56,7 +56,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
         about |= {
             "rtol": "along its dimension" if along else float(problem.rtol),
             "solver": "chosen by gflow" if problem.solver is None else _text(problem.solver),
-            "solver_sha256": hashlib.sha256(code_in(problem.solver)).hexdigest(),
+            "solver_sha256": _hash(known.of_solver(problem)),
             "max_steps": int(problem.max_steps),
             "metrics": ", ".join(problem.metrics) or "none",
             "metrics_sha256": _hash(known.of_metrics(problem, probes.models)),

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..kinks.layer import declared
 from ..run import measure
-from .alike import structure
-from .digest import is_own, Seen, seen, without_addresses
+from . import alike
+from .digest import code_in, is_own, Seen, seen, without_addresses
 from .models import program
 from .point import beta_of, flow_of
 from .probes import Forms
@@ -29,7 +29,7 @@ def of_models(problem: Problem, forms: Forms) -> Iterator[Seen]:
             continue
         X, y = (jnp.asarray(v, float) for v in problem.data[problem.data_index(point)])
         computed = seen(lambda model, x: model(x), model, X[0], derivatives=True)
-        yield _current((structure(model), X.shape), computed)
+        yield _current((alike.structure(model), X.shape), computed)
         yield seen(functools.partial(_asked_for, loss=problem.loss_at(point)), model, X, y)
         yield Seen(_fixed(model), [])
         if problem.traced:
@@ -44,12 +44,16 @@ def of_losses(problem: Problem) -> Iterator[Seen]:
     for loss in problem.losses:
         for size in _sizes_for(loss, problem):
             computed = seen(functools.partial(_of_a_loss, loss), np.ones(size), np.ones(size), derivatives=True)
-            yield _current((structure(loss), size), computed)
+            yield _current((alike.known(loss), size), computed)
 
 
 def of_clock(problem: Problem) -> Iterator[Seen]:
     yield Seen(f"{problem.clock.counts_loss} {problem.clock.label}", [])
-    yield _current(structure(problem.clock), seen(problem.clock.inner, np.ones(())))
+    yield _current(alike.known(problem.clock), seen(problem.clock.inner, np.ones(())))
+
+
+def of_solver(problem: Problem) -> Iterator[Seen]:
+    yield _current(alike.known(problem.solver), Seen(code_in(problem.solver).hex(), []))
 
 
 def of_metrics(problem: Problem, forms: Forms) -> Iterator[Seen]:
@@ -58,7 +62,7 @@ def of_metrics(problem: Problem, forms: Forms) -> Iterator[Seen]:
         for point, model in forms:
             X, y = problem.data[problem.data_index(point)]
             computed = seen(functools.partial(metric_of, name, metric), model, X, y)
-            yield _current((id(metric), structure(model), X.shape), computed)
+            yield _current((alike.known(metric), alike.structure(model), X.shape), computed)
 
 
 def metric_of(name: str, metric: Callable, model: Any, X: Any, y: Any) -> jax.Array:
@@ -68,7 +72,7 @@ def metric_of(name: str, metric: Callable, model: Any, X: Any, y: Any) -> jax.Ar
     return measure({name: metric}, models, jnp.asarray(X, float), jnp.asarray(y, float), compiled=False)[name][0]
 
 
-# What a model, a loss, a clock or a metric has computed, by its form or by itself.
+# What a model, a loss, a clock, a solver or a metric was last, by its form or by itself.
 _LAST: dict[Any, bytes] = {}
 
 

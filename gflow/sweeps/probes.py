@@ -5,10 +5,11 @@ all over the grid: everywhere if they are of several forms and not too many, at 
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,14 +54,7 @@ def probe(problem: Problem) -> Probes:
         probes.numbers.append(numbers_of(model))
         return form
 
-    for name, point in along(problem):
-        try:
-            model = problem.model(point)
-        except ValueError:
-            raise
-        except Exception:
-            # One bad point: its status will say so.
-            continue
+    for name, point, model in _made_along(problem, problem.model):
         forms[name].add(note(point, model))
     probes.alike = {name for name, found in forms.items() if len(found) == 1} | ({"rtol"} & forms.keys())
     if not probes.models:
@@ -76,17 +70,25 @@ def probe_exact(problem: Problem) -> Probes:
     """As `probe`, of depths and scales for the precise backend."""
     first = (0,) * len(problem.axes)
     probes = Probes([(first, exact.arguments(problem, first))])
-    for _, point in along(problem):
+    make = functools.partial(exact.arguments, problem)
+    probes.numbers += [numbers_of(wanted) for _, _, wanted in _made_along(problem, make)]
+    for point in elsewhere(problem, several=True):
+        with contextlib.suppress(Exception):
+            probes.numbers.append(numbers_of(make(point)))
+    return probes
+
+
+def _made_along(problem: Problem, make: Callable) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    """What `make` gives at the points along each axis."""
+    for name, point in along(problem):
         try:
-            probes.numbers.append(numbers_of(exact.arguments(problem, point)))
+            made = make(point)
         except ValueError:
             raise
         except Exception:
+            # One bad point: its status will say so.
             continue
-    for point in elsewhere(problem, several=True):
-        with contextlib.suppress(Exception):
-            probes.numbers.append(numbers_of(exact.arguments(problem, point)))
-    return probes
+        yield name, point, made
 
 
 def along(problem: Problem, most: int = sys.maxsize) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import exact, known
 from .alike import structure
-from .digest import code_in, numbers_in, numeric, Seen
+from .digest import numbers_in, numeric, Seen
 from .probes import along, elsewhere, Forms
 from .problem import Problem
 
@@ -33,7 +33,7 @@ class Mark(NamedTuple):
 
 
 def mark(problem: Problem) -> Mark:
-    parts, forms, met = [Seen(code_in(problem.solver).hex(), [])], Forms(), set()
+    parts, forms, met = list[Seen](), Forms(), set()
 
     def look(points: Iterable[tuple[int, ...]]) -> None:
         for point in points:
@@ -52,9 +52,10 @@ def mark(problem: Problem) -> Mark:
 
     look(point for _, point in along(problem, _MOST))
     look([tuple(len(axis) - 1 for axis in problem.axes), *elsewhere(problem, len(met) > 1, _MOST)])
-    computed = known.of_models(problem, forms), known.of_losses(problem), known.of_clock(problem)
+    computed = known.of_models(problem, forms), known.of_metrics(problem, forms)
+    alone = known.of_losses(problem), known.of_clock(problem), known.of_solver(problem)
     try:
-        parts += itertools.chain(*computed, known.of_metrics(problem, forms))
+        parts += itertools.chain(*computed, *alone)
     except Exception as error:
         # Not in the process that has planned it.
         parts.append(Seen(type(error).__name__, []))

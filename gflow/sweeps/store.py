@@ -84,7 +84,7 @@ class OnDisk:
                 self._write_numbers(name, chunk, value)
             else:
                 self.arrays[name][chunk.region] = value
-        sums = {name: file.read_bytes()[-4:].hex() for name, file in self._files(chunk).items()}
+        sums = {name: _end(file).hex() for name, file in self._files(chunk).items()}
         _put(self._mark(chunk), json.dumps({"begin": chunk.begin, "crc32c": sums}).encode())
 
     def _write_numbers(self, name: str, chunk: Chunk, values: np.ndarray) -> None:
@@ -310,6 +310,13 @@ def _fault(file: Path, crc32c: str) -> str:
     if len(content) <= 4 or google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
         return "is damaged"
     return "" if content[-4:].hex() == crc32c else "is that of another chunk"
+
+
+def _end(file: Path) -> bytes:
+    """The CRC-32C that a chunk's file ends with."""
+    with file.open("rb") as content:
+        content.seek(-4, os.SEEK_END)
+        return content.read()
 
 
 def _put(file: Path, content: bytes) -> None:
