@@ -36,9 +36,12 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
     flow keeps."""
     chart, loss = traj.flow.chart, traj.flow.loss
     start = getattr(chart, "template", None)
-    safe = isinstance(chart, AlignedChart | SymmetricChart)
-    if safe or not isinstance(start, MatrixFactorization) or not isinstance(loss, Square):
+    if isinstance(chart, AlignedChart) or not isinstance(start, MatrixFactorization) or not isinstance(loss, Square):
         return traj
+    if isinstance(chart, SymmetricChart):
+        whole = EuclideanChart(start, jnp.zeros(()), observed)
+        grown = _from_rounding(start, traj.model.product, whole, X, targets, jnp.asarray(rtol))
+        return _failed(traj, grown, Status.seeded)
     shapes = [W.shape for W in start.factors]
     if len(shapes) < 2 or any(shape != (n, m) for shape, (m, n) in zip(shapes, reversed(shapes), strict=True)):
         return traj
@@ -46,8 +49,12 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
     if mirror is not None:
         start, saves = (_turned(model, mirror) for model in (start, saves))
     lost = _broken(start, saves, EuclideanChart(start, jnp.zeros(()), observed), X, targets, jnp.asarray(rtol))
-    status = jnp.where(lost & (traj.status_code == Status.success), int(Status.symmetry_broken), traj.status_code)
-    return eqx.tree_at(lambda t: t.status_code, traj, as_code(status))
+    return _failed(traj, lost, Status.symmetry_broken)
+
+
+def _failed(traj: Trajectory, lost: Bool[Array, ""], status: Status) -> Trajectory:
+    code = jnp.where(lost & (traj.status_code == Status.success), int(status), traj.status_code)
+    return eqx.tree_at(lambda t: t.status_code, traj, as_code(code))
 
 
 def _turned(model: MatrixFactorization, mirror: Mirror) -> MatrixFactorization:
@@ -73,15 +80,8 @@ def _broken(
 ) -> Bool[Array, ""]:
     pull, tried = pull_of(chart, X, targets), probes(start.factors[0].shape[1])
     at_zero = pull(jnp.zeros(tried[0].shape))
+    whole, symmetric = _observes(pull, at_zero, tried, X)
     apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
-    near = lambda miss, size: miss <= rounding_of_pulls(X, len(tried[0])) * size
-    symmetric = near(apart(at_zero), _largest(at_zero))
-    # Whether all is observed, to one measure.
-    whole = symmetric
-    for P in tried:
-        E = pull(jnp.asarray(P)) - at_zero
-        symmetric = symmetric & near(apart(E), _largest(E))
-        whole = whole & near(_largest(E - P * jnp.sum(E * P) / np.sum(P * P)), _largest(E))
     size = jnp.max(jnp.stack([_largest(W) for W in saves.factors]))
     gone = lambda misses, size: jnp.max(jnp.stack(misses)) > (10 * rtol + _KEPT) * size
     mirror = lambda W, V: _largest(W - jnp.swapaxes(V, -1, -2))
@@ -98,6 +98,38 @@ def _broken(
     turned = [_largest(W @ at_zero - at_zero @ W) for W in saves.factors]
     off_vectors = gone(turned, size * jnp.linalg.norm(at_zero)) | gone([apart(W) for W in saves.factors], size)
     return lost | (whole & jnp.all(jnp.stack(multiples)) & off_vectors)
+
+
+@eqx.filter_jit
+def _from_rounding(
+    start: MatrixFactorization, after: Array, chart: EuclideanChart, X: Array, targets: Array, rtol: Array
+) -> Bool[Array, ""]:
+    """Whether an eigenvector of an observed target was learned of which the start has what rounding left of zero.
+
+    Of mirrored factors what W_1 has not of an eigenvector it never gets. `gflow.symmetric` keeps the sum of all.
+    """
+    pull, tried = pull_of(chart, X, targets), probes(start.factors[0].shape[1])
+    at_zero = pull(jnp.zeros(tried[0].shape))
+    whole, _ = _observes(pull, at_zero, tried, X)
+    first, V = start.factors[0], jnp.linalg.eigh(at_zero)[1]
+    content, terms = (jnp.linalg.norm(W, axis=0) for W in (first @ V, jnp.abs(first) @ jnp.abs(V)))
+    unknown = 4 * float(jnp.finfo(float).eps) * terms > 10 * rtol * content
+    learned = jnp.abs(jnp.einsum("ik,tij,jk->tk", V, after, V))
+    size = jnp.max(jnp.abs(after), axis=(1, 2))[:, None]
+    return whole & jnp.any(unknown[None] & (learned > (10 * rtol + _KEPT) * size))
+
+
+def _observes(pull: Any, at_zero: Array, tried: Any, X: Array) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether all of a symmetric target is observed, to one measure; and whether pulls are symmetric at all."""
+    apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
+    near = lambda miss, size: miss <= rounding_of_pulls(X, len(tried[0])) * size
+    symmetric = near(apart(at_zero), _largest(at_zero))
+    whole = symmetric
+    for P in tried:
+        E = pull(jnp.asarray(P)) - at_zero
+        symmetric = symmetric & near(apart(E), _largest(E))
+        whole = whole & near(_largest(E - P * jnp.sum(E * P) / np.sum(P * P)), _largest(E))
+    return whole, symmetric
 
 
 def _balanced(model: MatrixFactorization) -> Bool[Array, ""]:

@@ -124,9 +124,10 @@ def symmetric(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss) ->
         return chart
     if not _pulls_are_symmetric(chart, X, targets):
         return chart
-    begin = apart(mirror.factors, mirror.signs) if mixed(mirror.factors) else None
-    if begin is not None and len(mirror.factors) > 2:
+    near_saddle = mixed(mirror.factors)
+    if near_saddle and len(mirror.factors) > 2:
         return chart
+    begin = apart(mirror.factors, mirror.signs) if near_saddle else None
     template = eqx.tree_at(lambda m: m.factors, chart.template, tuple(map(jnp.asarray, mirror.factors)))
     turned = any(not np.array_equal(K, np.eye(len(K))) for K in mirror.frames)
     frames = [jnp.asarray(K) for K in mirror.frames] if turned else None

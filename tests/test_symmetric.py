@@ -108,6 +108,42 @@ def test_descent_is_that_of_both_factors():
             np.testing.assert_allclose(traj.model.product[row], second @ first, atol=1e-12)
 
 
+@pytest.mark.parametrize("depth", [2, pytest.param(4, marks=SLOW)])
+def test_an_eigenvector_of_rounding_is_told(depth):
+    """The start lacks the second eigenvector but for rounding, which leaves the plateau at t = 35 for depth 2."""
+    V = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    target, begin = (V @ np.diag(v) @ V.T for v in ([2.0, 1.0, -1.0], [1e-3, 0.0, 1e-3]))
+    target, begin = (target + target.T) / 2, (begin + begin.T) / 2
+    X, y = gflow.observe.everything(target)
+
+    def status(save):
+        model = MatrixFactorization.balanced(begin, depth)
+        clock = gflow.TimeClock()
+        return gflow.gradient_flow(model, X, y, loss=SUM, clock=clock, save=save, throw=False).status_code
+
+    assert status([1.0, 10.0]) == Status.success
+    if depth == 2:
+        assert status([1.0, 10.0, 100.0]) == Status.seeded
+
+
+def test_hidden_spaces_of_other_sizes_near_a_saddle():
+    """Five units in the middle are combinations of two."""
+    first, second = start(1e-3, 2, 3), start(1.0, 5, 2)
+    X, y = gflow.observe.everything(TARGET)
+    model = MatrixFactorization([jnp.asarray(W) for W in (first, second, second.T, first.T)])
+    clock = gflow.TimeClock()
+    traj = gflow.gradient_flow(model, X, y, loss=SUM, clock=clock, save=np.array([0.1, 1.0]), rtol=1e-9)
+
+    def velocity(t, a):
+        G, M = a[:6].reshape(2, 3), a[6:].reshape(5, 2)
+        E = G.T @ M.T @ M @ G - TARGET
+        return np.append(-(M.T @ M @ G @ E).ravel(), -(M @ G @ E @ G.T).ravel())
+
+    end = solve_ivp(velocity, (0, 1), np.append(first, second), "DOP853", rtol=1e-12, atol=1e-18).y[:, -1]
+    half = end[6:].reshape(5, 2) @ end[:6].reshape(2, 3)
+    np.testing.assert_allclose(traj.model.product[-1], half.T @ half, rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.slow
 def test_modified_flow_is_that_of_both_factors():
     """Against the same factors told apart by a last bit, which nothing has made grow yet."""
