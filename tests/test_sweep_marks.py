@@ -1,5 +1,6 @@
 """Workers know the models, metrics and losses of a sweep by what they compute, but for rounding."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import pytest
 from small_sweep import planned, run, X
 
 import gflow
+from gflow.sweeps.pack import pack
 from gflow.sweeps.same import agree, mark
 
 
@@ -148,3 +150,74 @@ def test_losses_clocks_and_threads_follow_a_global_number(monkeypatch):
     monkeypatch.setitem(globals(), "POWER", 2.0)
     assert abs(float((go(loss=Scaled()).log_time - before["loss"])[0, 0])) > 0.1
     np.testing.assert_allclose(go(clock=Paced()).neg_log_loss, 2.0 * before["clock"])
+
+
+def test_each_problem_brings_its_own_classes():
+    """Unpacked in one process, as by a worker: the second must not become what the first is."""
+    power = [1.0]
+
+    class Closed(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return power[0] * self.w @ x
+
+    def packed(value):
+        power[0] = value
+        return pack(planned(lambda scale: Closed(jnp.full(3, scale)), over={"scale": [1.0, 2.0]}, save=[9.0])[0])
+
+    first, second = packed(1.0), packed(3.0)
+    problems = [pickle.loads(part)[0] for part in (first, second)]
+    power[0] = 7.0
+    outputs = [float(problem.model((0,))(jnp.ones(3))) for problem in problems]
+    assert outputs == [3.0, 9.0] and packed(1.0) == first
+
+
+def test_threads_take_data_and_objects_as_they_are():
+    """A problem that equals an earlier one, whose data and objects have been changed since."""
+
+    class Setting:
+        factor = 1.0
+
+    def make(setting):
+        return lambda scale: Powered(setting.factor * scale * jnp.ones(3))
+
+    data, first = X.copy(), Setting()
+    with ThreadPoolExecutor(1) as threads:
+        go = lambda X, make: run(make, X, over={"scale": [0.5, 0.6]}, save=[1.0], executor=threads, workers=None)
+        before = go(data, make(first))
+        data *= [1.0, 3.0, 0.2]
+        first.factor = 2.0
+        other = go(data, make(first))
+        again = go(X, make(Setting()))
+    np.testing.assert_array_equal(again.log_time, before.log_time)
+    assert not np.any(np.isclose(other.log_time, before.log_time))
+
+
+class Activated(eqx.Module):
+    w: jax.Array
+    act: object
+
+    def __call__(self, x):
+        return self.act(self.w) @ x
+
+
+def test_what_a_function_carries_and_asks_for():
+    """Functions that differ in their attributes only share no program; one that asks for types is called as it is."""
+
+    def carrying(kind):
+        def act(z):
+            return act.factor * z
+
+        act.factor = {"a": 1.0, "b": 2.0}[kind]
+        return Activated(jnp.full(3, 0.5), act)
+
+    ds = run(carrying, over={"kind": ["a", "b"]}, save=[2.0])
+    one = gflow.gradient_flow(carrying("b"), X, np.ones(len(X)), stop=2.0, rtol=1e-6)
+    np.testing.assert_allclose(ds.log_time[1], one.log_time, rtol=1e-4)
+
+    def asking(seed):
+        return Powered(jnp.full(3, 2.0 if isinstance(seed, int) and seed == 52 else 0.5))
+
+    assert planned(asking, over={"seed": range(200)}, save=[9.0])[0].traced == ()
+    assert planned(lambda seed: Powered(jnp.full(3, 1.0 / seed)), over={"seed": [1.0, 2.0]}, save=[99.0])[0].traced == ("seed",)

@@ -238,6 +238,62 @@ def test_losses_and_solvers_of_the_users_are_known_by_what_they_do(tmp_path, nam
         run(**settings, **{name: make(other)})
 
 
+class Named:
+    """A factor that a solver finds in an object."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
+
+
+def of_an_object(numbers):
+    named = Named(*numbers)
+
+    class Off(diffrax.Tsit5):
+        def step(self, *args, **more):
+            y1, *rest = super().step(*args, **more)
+            return y1 * (1 + 1e-9 * named.numbers[0]), *rest
+
+    return Off()
+
+
+@pytest.mark.parametrize("numbers", [(1, 24), (12, 3), (1, 2, 3)])
+def test_solvers_are_known_by_objects_that_they_find(tmp_path, numbers):
+    settings = dict(over={"scale": [1.0]}, max_steps=1, workers=0, store=tmp_path / "s.zarr")
+    run(**settings, solver=of_an_object((1, 23)))
+    run(**settings, solver=of_an_object((1, 23)))
+    with pytest.raises(ValueError, match="was made with other solver"):
+        run(**settings, solver=of_an_object(numbers))
+
+
+class Mapped(gflow.LossClock):
+    by: object
+
+    def inner(self, coordinate):
+        return self.by(coordinate)
+
+
+def test_addresses_and_the_order_of_metrics_do_not_matter(tmp_path):
+    settings = dict(over={"scale": [1.0]}, max_steps=1, workers=0, store=tmp_path / "s.zarr")
+    metrics = {"a": lambda model: model.beta[0], "b": lambda model: model.beta[1]}
+    clock = lambda: Mapped(jax.jit(lambda coordinate: 2.0 * coordinate))
+    one = run(**settings, clock=clock(), metrics=metrics)
+    other = run(**settings, clock=clock(), metrics=dict(reversed(metrics.items())))
+    xr.testing.assert_identical(one, other)
+
+
+@pytest.mark.parametrize("first", [1.0, 0.01])
+def test_every_program_of_make_model_is_looked_at(tmp_path, first):
+    """At the first scale, 1, all kinds make the same model."""
+    kinds = [f"k{k}" for k in range(40)]
+    powers = dict.fromkeys(kinds, 1.0)
+    make = lambda kind, scale: network(0.1 * scale ** powers[kind])
+    settings = dict(over={"scale": [first, 2.0], "kind": kinds}, max_steps=1, workers=0, store=tmp_path / "s.zarr")
+    run(make, **settings)
+    powers["k17"] = 1.5
+    with pytest.raises(ValueError, match="was made with other models"):
+        run(make, **settings)
+
+
 def test_values_of_another_type_are_told(tmp_path):
     make = lambda scale, seed: network(scale)
     settings = dict(max_steps=1, workers=0, store=tmp_path / "s.zarr")

@@ -51,7 +51,7 @@ def known(value: Any, within: tuple[int, ...] = ()) -> Any:
         if id(value) in within:
             return "itself", within.index(id(value))
         cells = [cell.cell_contents if _filled(cell) else None for cell in value.__closure__ or ()]
-        held = (value.__defaults__, value.__kwdefaults__, cells)
+        held = (value.__defaults__, value.__kwdefaults__, cells, vars(value))
         return value.__code__, id(value.__globals__), again(held)
     if isinstance(value, types.MethodType):
         return again((value.__func__, value.__self__))

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import known
 from .axes import OWN
-from .digest import Seen
+from .digest import Seen, without_addresses
 from .probes import Probes
 from .problem import Problem
 
@@ -48,7 +48,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
     for axis in problem.axes:
         if axis.name not in OWN and [*map(str, axis.values)] != [*map(str, axis.labels.tolist())]:
             told = ", ".join(f"{k}: {eqx.tree_pformat(v)}" for k, v in zip(axis.labels, axis.values, strict=True))
-            about[f"over_{axis.name}"] = " ".join(told.split())[:10_000]
+            about[f"over_{axis.name}"] = " ".join(without_addresses(told).split())[:10_000]
     if exact:
         about["digits"] = problem.digits
     else:
@@ -58,7 +58,7 @@ def attributes(problem: Problem, probes: Probes) -> dict[str, Any]:
             "solver": "chosen by gflow" if problem.solver is None else _text(problem.solver),
             "solver_sha256": _hash(known.of_solver(problem)),
             "max_steps": int(problem.max_steps),
-            "metrics": ", ".join(problem.metrics) or "none",
+            "metrics": ", ".join(sorted(problem.metrics)) or "none",
             "metrics_sha256": _hash(known.of_metrics(problem, probes.models)),
             "batching": problem.batching or "chosen by gflow",
             "devices": f"{jax.local_device_count()} {jax.default_backend()}",
@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(tree: Any) -> str:
-    return " ".join(eqx.tree_pformat(tree, short_arrays=False, width=10_000).split())
+    return " ".join(without_addresses(eqx.tree_pformat(tree, short_arrays=False, width=10_000)).split())
 
 
 def _hash(parts: Iterable[Seen]) -> str:

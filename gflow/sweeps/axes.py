@@ -77,7 +77,8 @@ def _axis(name: str, values: Any) -> Axis:
     if isinstance(labels, list):
         labels = np.asarray(labels)
     if len(set(labels.tolist())) < len(values):
-        raise ValueError(f"over[{name!r}] must hold every value once, not {labels.tolist()}.")
+        named = "" if labels.dtype.kind in "biuf" else ", or other names, as a dict of name: value"
+        raise ValueError(f"over[{name!r}] must hold every value once{named}, not {labels.tolist()}.")
     if labels.dtype.kind == "f" and not np.all(np.isfinite(labels)):
         raise ValueError(f"over[{name!r}] must be finite, not {labels.tolist()}.")
     order = np.arange(len(values))
@@ -85,9 +86,19 @@ def _axis(name: str, values: Any) -> Axis:
         rank = np.argsort(labels, kind="stable")
         labels, values, order = labels[rank], tuple(values[k] for k in rank), np.argsort(rank, kind="stable")
     if labels.dtype.kind == "U":
+        if any("\0" in label or not _encodes(label) for label in labels.tolist()):
+            raise ValueError(f"over[{name!r}] must hold texts that UTF-8 can hold, without NUL: {labels.tolist()}.")
         labels = labels.astype(np.dtypes.StringDType())
     _check_own(name, values, labels)
     return Axis(name, values, labels, order)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_own(name: str, values: tuple, labels: np.ndarray) -> None:

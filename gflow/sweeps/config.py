@@ -155,13 +155,13 @@ def _values(name: str, values: Any) -> Any:
 
 def _names(name: str, values: Any) -> list[str]:
     if not all(isinstance(value, str) for value in values) or len(set(values)) < len(values):
-        raise ValueError(f"over.{name} must hold names, each of them once, not {list(values)!r}.")
+        raise ValueError(f"over.{name} must hold names, each of them once, not {[*map(str, values)]}.")
     return values
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
     values = _values(name, values)
-    if not all(isinstance(value, int | float | np.floating) for value in values):
+    if not all(isinstance(value, int | float | np.floating) and not isinstance(value, bool) for value in values):
         raise ValueError(f"{name} must hold numbers, not {values!r}.")
     return np.asarray(values, float)
 

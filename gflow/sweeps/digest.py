@@ -74,37 +74,52 @@ def code_in(part: Any, met: dict[int, Any] | None = None) -> bytes:
         return b""
     # Kept, so that no other part gets its id.
     met[id(part)] = part
-    inside = lambda parts: b"".join(code_in(inner, met) for inner in parts)
+    told = lambda parts: [code_in(inner, met) for inner in parts]
+    # With their lengths: 1, 23 is not 12, 3.
+    inside = lambda parts: b"".join(str(len(inner)).encode() + b":" + inner for inner in told(parts))
     if isinstance(part, types.CodeType):
         return part.co_code + inside(part.co_consts) + repr(part.co_names).encode()
     if isinstance(part, types.FunctionType):
         if not is_own(part):
             return f"{part.__module__}.{part.__qualname__}".encode()
         given = part.__defaults__, part.__kwdefaults__
-        return inside((part.__code__, *(cell.cell_contents for cell in part.__closure__ or ()), *given, *_named(part)))
+        held = (cell.cell_contents for cell in part.__closure__ or ())
+        return inside((part.__code__, *held, *given, *_named(part), vars(part)))
     if isinstance(part, types.MethodType):
         return inside((part.__func__, part.__self__))
     if isinstance(part, functools.partial):
         return inside((part.func, *part.args, part.keywords))
     if isinstance(part, tuple | list):
         return inside(part)
+    if isinstance(part, set | frozenset):
+        return b"".join(sorted(told(part)))
     if isinstance(part, dict):
         return inside((*part.keys(), *part.values()))
     if isinstance(part, type):
         return inside(map(_functions, filter(is_own, part.__mro__)))
     if dataclasses.is_dataclass(part):
         return inside((*(getattr(part, field.name, None) for field in dataclasses.fields(part)), type(part)))
-    # Of a compiled function.
-    return inside((part.__wrapped__,)) if isinstance(getattr(part, "__wrapped__", None), types.FunctionType) else b""
+    if isinstance(getattr(part, "__wrapped__", None), types.FunctionType):
+        # Of a compiled function.
+        return inside((part.__wrapped__,))
+    if is_own(type(part)) or isinstance(part, types.SimpleNamespace):
+        return inside((type(part), getattr(part, "__dict__", None)))
+    return b""
 
 
-def _named(function: types.FunctionType) -> list[Any]:
-    """What a function finds by name in its module, and as a name in another module of the user's."""
+def names_in(function: types.FunctionType) -> set[str]:
+    """The names that a function, and functions in it, look up, or ask others for."""
     codes, names = [function.__code__], set[str]()
     while codes:
         code = codes.pop()
         names |= set(code.co_names)
         codes += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    return names
+
+
+def _named(function: types.FunctionType) -> list[Any]:
+    """What a function finds by name in its module, and as a name in another module of the user's."""
+    names = names_in(function)
     found = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
     modules = [part for part in found if isinstance(part, types.ModuleType) and not _is_library(part.__name__)]
     return found + [vars(module)[name] for module in modules for name in sorted(names) if name in vars(module)]

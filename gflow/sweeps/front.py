@@ -157,6 +157,8 @@ def _opened(store: str | os.PathLike[str], layout: Layout) -> OnDisk:
         path.exists()
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"store must be the path of a folder, not {store!r}: {error}.") from error
+    if "::" in str(path):
+        raise ValueError(f"store must be a path without '::', which zarr takes for a chain of stores, not {store!r}.")
     if path == Path.cwd().resolve():
         raise ValueError(f"store must be a folder of its own, not {store!r}, the folder that this process is in.")
     if importlib.util.find_spec("zarr") is None or importlib.util.find_spec("google_crc32c") is None:

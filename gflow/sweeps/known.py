@@ -15,15 +15,18 @@ import numpy as np
 from ..kinks.layer import declared
 from ..run import measure
 from . import alike
-from .digest import code_in, is_own, Seen, seen, without_addresses
-from .models import program
+from .digest import code_in, is_own, numbers_in, Seen, seen, without_addresses
+from .models import fixed_parts, program
 from .point import beta_of, flow_of
 from .probes import Forms
 from .problem import Problem
 
+# How many programs that make models are looked at.
+_PROGRAMS = 4096
 
-def of_models(problem: Problem, forms: Forms) -> Iterator[Seen]:
-    """A model of every form, and the program that makes it where there is one."""
+
+def of_models(problem: Problem, forms: Forms, most: int = _PROGRAMS) -> Iterator[Seen]:
+    """A model of every form, and the programs that make models where there are any."""
     for point, model in forms:
         if isinstance(model, dict):
             continue
@@ -32,11 +35,15 @@ def of_models(problem: Problem, forms: Forms) -> Iterator[Seen]:
         yield _current((alike.structure(model), X.shape), computed)
         yield seen(functools.partial(_asked_for, loss=problem.loss_at(point)), model, X, y)
         yield Seen(_fixed(model), [])
-        if problem.traced:
+    if problem.traced:
+        for point in fixed_parts(problem, most):
             make, columns = program(problem, point)
-            # Where it cannot be traced models are made one by one.
-            with contextlib.suppress(Exception):
+            try:
                 yield seen(make, *columns)
+            except Exception:
+                # Where it cannot be traced models are made one by one.
+                with contextlib.suppress(Exception):
+                    yield numbers_in(problem.model(point))
 
 
 def of_losses(problem: Problem) -> Iterator[Seen]:
@@ -53,11 +60,12 @@ def of_clock(problem: Problem) -> Iterator[Seen]:
 
 
 def of_solver(problem: Problem) -> Iterator[Seen]:
-    yield _current(alike.known(problem.solver), Seen(code_in(problem.solver).hex(), []))
+    # In capitals there are no numbers such as 1e5 in it.
+    yield _current(alike.known(problem.solver), Seen(code_in(problem.solver).hex().upper(), []))
 
 
 def of_metrics(problem: Problem, forms: Forms) -> Iterator[Seen]:
-    for name, metric in problem.metrics.items():
+    for name, metric in sorted(problem.metrics.items()):
         yield Seen(name, [])
         for point, model in forms:
             X, y = problem.data[problem.data_index(point)]

@@ -5,6 +5,7 @@ of scales and seeds. Where it does not (it draws from NumPy, say, or decides by 
 The two are compared again in every chunk: integers that are exact in Python overflow in arrays.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from .alike import structure
 from .axes import OWN
 from .digest import numeric
 from .problem import Problem
-from .rounding import rounds_otherwise
+from .rounding import asks_for_types, rounds_otherwise
 
 
 class Group(NamedTuple):
@@ -30,6 +31,8 @@ class Group(NamedTuple):
 
 def traceable(problem: Problem) -> tuple[str, ...]:
     """Names of the axes along which make_model can be compiled and gives what it gives when called."""
+    if asks_for_types(problem.make_model):
+        return ()
     first = (0,) * len(problem.axes)
     made = problem.model(first)
     names = tuple(a.name for a in problem.axes if a.numeric and a.name not in OWN)
@@ -109,6 +112,18 @@ def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
     first = {"data": shapes.index(shapes[problem.data_index(point)]) if problem.takes_dim else 0}
     free = (*problem.traced, *OWN)
     return tuple(first.get(a.name, 0) if a.name in free else int(k) for a, k in zip(problem.axes, point, strict=True))
+
+
+def fixed_parts(problem: Problem, most: int) -> Iterator[tuple[int, ...]]:
+    """A point for every make_model that may be compiled; of more than `most` so many."""
+    dims, shapes = [], [np.shape(X)[1:] for X, _ in problem.data]
+    first = {"data": [shapes.index(shape) for shape in dict.fromkeys(shapes)] if problem.takes_dim else [0]}
+    for axis in problem.axes:
+        dims.append(first.get(axis.name, [0]) if axis.name in (*problem.traced, *OWN) else range(len(axis)))
+    count = math.prod(map(len, dims))
+    for flat in np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist():
+        places = np.unravel_index(flat, [len(dim) for dim in dims])
+        yield tuple(dim[int(k)] for dim, k in zip(dims, places, strict=True))
 
 
 def _stack(models: list[Any]) -> Any:

@@ -2,7 +2,8 @@
 
 Functions and classes of a script or a notebook go by value. An Equinox module so sent would have no fields there:
 cloudpickle makes a class empty and fills it afterwards, but Equinox registers the fields when the class is made. So
-it is made with them.
+it is made with them. And a class that had come before would be that one again, with what it does replaced: also for
+the problem that it came with. So each problem brings its own.
 """
 
 import dataclasses
@@ -24,8 +25,12 @@ def pack(problem: Problem) -> bytes:
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:
             reduced = super().reducer_override(obj)
-            by_value = isinstance(obj, type(eqx.Module)) and isinstance(reduced, tuple)
-            return _with_fields(obj, reduced) if by_value else reduced
+            # Of a class as it is written here: others go by name.
+            if not isinstance(obj, type) or not isinstance(reduced, tuple) or len(reduced) < 6:
+                return reduced
+            make, (*arguments, _tracker, extra), *state = reduced
+            reduced = (make, (*arguments, None, extra), *state)
+            return _with_fields(obj, reduced) if isinstance(obj, type(eqx.Module)) else reduced
 
     packed, known_by = io.BytesIO(), mark(problem)
     try:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -60,12 +60,13 @@ def plan(make_model: Callable[..., Any], X: Any, y: Any, *, over: Any, **argumen
         raise ValueError(f"batching must be 'map', 'vmap' or 'single', not {arguments['batching']!r}.")
     for name in arguments["metrics"]:
         # zarr reads a backslash as a slash.
-        slashed = not isinstance(name, str) or not name or "/" in name or "\\" in name
-        if slashed or name.startswith((".", "__")) or name == "zarr.json":
+        told = isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= 200
+        if not told or "/" in name or "\\" in name or name.startswith((".", "__")) or name == "zarr.json":
             raise ValueError(
-                f"metrics must have names of variables as keys, without a slash or a backslash, not {name!r}."
+                "metrics must have names of variables as keys, of at most 200 printable characters without a slash or "
+                f"a backslash, not {name!r}."
             )
-        if name in (*_TEXTS, "save"):
+        if name in (*_TEXTS, "save", *(over if isinstance(over, Mapping) else ())):
             raise ValueError(f"metrics must not be named {name!r}, which the result has already; rename it.")
     axes = axes_of(over, ("save", *_TEXTS, *arguments["metrics"]))
     for name, default in (("loss", Exponential()), ("rtol", RTOL)):
@@ -96,10 +97,18 @@ def _check_call(problem: Problem) -> None:
         # It has no signature if it is given what it does not take.
         make, given = functools.partial(make.func, *make.args), make.keywords | given
     try:
-        inspect.signature(make).bind(**given)
+        takes = inspect.signature(make)
+        takes.bind(**given)
     except ValueError:
         return
     except TypeError as error:
+        takes = inspect.signature(make.func if isinstance(make, functools.partial) else make)
+        # Without **kwargs, or it would not have been refused for what is too much.
+        unknown = [name for name in given if name not in takes.parameters]
+        if unknown and all(p.kind is not p.VAR_KEYWORD for p in takes.parameters.values()):
+            raise ValueError(
+                f"make_model does not take {unknown[0]!r}, only {', '.join(takes.parameters) or 'nothing'}."
+            ) from error
         raise ValueError(f"make_model cannot be called with {', '.join(given) or 'nothing'}: {error}.") from error
 
 
@@ -116,7 +125,8 @@ def _data(axes: Sequence[Axis], X: Any, y: Any, exactly: bool) -> tuple[tuple[An
     if any(np.ma.is_masked(part) for pair in pairs for part in pair):
         raise ValueError("X and y must not be masked in a sweep; leave out the samples that have no value.")
     kind = object if exactly else None
-    return tuple((np.asarray(X, kind), np.asarray(y, kind)) for X, y in pairs)
+    # Copies: the user may change theirs, and a problem is met again by what it was.
+    return tuple((np.array(X, kind), np.array(y, kind)) for X, y in pairs)
 
 
 def _model(problem: Problem, point: tuple[int, ...]) -> Any:
@@ -274,6 +284,8 @@ def _shapes(problem: Problem, point: tuple[int, ...], model: Any) -> dict[str, t
             value = eqx.filter_eval_shape(functools.partial(metric_of, name, metric), model, X, y)
         except Exception as error:
             raise ValueError(f"metrics[{name!r}] cannot be computed: {type(error).__name__}: {error}") from error
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise ValueError(f"metrics[{name!r}] must give real numbers, not a random key.")
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ValueError(f"metrics[{name!r}] must give real numbers, not {value.dtype}; stack its parts.")
         found[name] = value.shape

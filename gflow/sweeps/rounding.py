@@ -1,15 +1,21 @@
 """Whether a program may give something else than the Python function that it was traced from.
 
 Integers are exact in Python, and overflow and divide by zero in arrays. Numbers agree but for the last digits, of which
-a jump makes much: a `floor`, a number made an integer, a comparison, of what has been rounded before.
+a jump makes much: a `floor`, a number made an integer, a comparison, of what has been rounded before. And a function
+may ask what it is called with for its type.
 """
 
+import functools
+import inspect
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
+
+from .digest import is_own, names_in
 
 _ARITHMETIC = {
     "add", "sub", "mul", "div", "rem", "neg", "abs", "pow", "integer_pow", "square", "shift_left", "dot_general",
@@ -22,11 +28,22 @@ _JUMPS = {
 # What passes numbers on as they are.
 _MOVES = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "slice", "select_n", "copy", "neg", "abs"}
 _EXACT, _ROUNDED = 1, 2
+_TYPES = {"isinstance", "issubclass", "type"}
 
 
 def rounds_otherwise(jaxpr: Any) -> bool:
     """Whether integers that depend on the inputs are calculated with, or rounding of other numbers decides."""
     return _goes_apart(jaxpr, [_EXACT] * len(jaxpr.invars))
+
+
+def asks_for_types(function: Any) -> bool:
+    """Whether a function of the user's, as it is written, asks for types of Python: arrays of a program are of none."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, type):
+        function = function.__init__
+    function = getattr(inspect.unwrap(function), "__func__", inspect.unwrap(function))
+    return isinstance(function, types.FunctionType) and is_own(function) and bool(_TYPES & names_in(function))
 
 
 def _goes_apart(jaxpr: Any, given: Sequence[int]) -> bool:

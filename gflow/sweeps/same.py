@@ -52,7 +52,7 @@ def mark(problem: Problem) -> Mark:
 
     look(point for _, point in along(problem, _MOST))
     look([tuple(len(axis) - 1 for axis in problem.axes), *elsewhere(problem, len(met) > 1, _MOST)])
-    computed = known.of_models(problem, forms), known.of_metrics(problem, forms)
+    computed = known.of_models(problem, forms, _MOST), known.of_metrics(problem, forms)
     alone = known.of_losses(problem), known.of_clock(problem), known.of_solver(problem)
     try:
         parts += itertools.chain(*computed, *alone)
@@ -62,7 +62,7 @@ def mark(problem: Problem) -> Mark:
     texts = "\0".join(part.text for part in parts)
     text = hashlib.sha256(_NUMBER.sub("#", texts).encode()).hexdigest()
     sums = np.array([_sums(numeric(v)) for part in parts for v in part.arrays])
-    return Mark(text, np.array(_NUMBER.findall(texts), float), sums)
+    return Mark(text, np.nan_to_num(np.array(_NUMBER.findall(texts), float)), sums)
 
 
 def _sums(array: np.ndarray) -> tuple[float, ...]:

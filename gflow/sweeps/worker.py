@@ -49,11 +49,7 @@ def compute_packed(key: str, packed: bytes, chunk: Chunk, attempt: int) -> Any:
     del attempt
     try:
         with _LOCK:
-            if key not in _PROBLEMS:
-                _PROBLEMS[key] = HERE[key] if key in HERE else _unpacked(packed)
-                while len(_PROBLEMS) > 4:
-                    _PROBLEMS.popitem(last=False)
-            problem = _PROBLEMS[key]
+            problem = HERE.get(key) or _kept(key, packed)
         with settings.applied(problem.settings):
             result = compute(problem, chunk)
         _give_back()
@@ -64,6 +60,14 @@ def compute_packed(key: str, packed: bytes, chunk: Chunk, attempt: int) -> Any:
         except Exception:
             error = RuntimeError(f"{type(error).__name__}: {error}")
         return Failure(error)
+
+
+def _kept(key: str, packed: bytes) -> Problem:
+    if key not in _PROBLEMS:
+        _PROBLEMS[key] = _unpacked(packed)
+        while len(_PROBLEMS) > 4:
+            _PROBLEMS.popitem(last=False)
+    return _PROBLEMS[key]
 
 
 def _unpacked(packed: bytes) -> Problem:
