@@ -155,8 +155,12 @@ def _values(name: str, values: Any) -> Any:
 
 def _names(name: str, values: Any) -> list[str]:
     if not all(isinstance(value, str) for value in values) or len(set(values)) < len(values):
-        raise ValueError(f"over.{name} must hold names, each of them once, not {[*map(str, values)]}.")
+        raise ValueError(f"over.{name} must hold names, each of them once, not {_plain(values)}.")
     return values
+
+
+def _plain(values: Any) -> list:
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
