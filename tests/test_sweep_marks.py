@@ -220,4 +220,5 @@ def test_what_a_function_carries_and_asks_for():
         return Powered(jnp.full(3, 2.0 if isinstance(seed, int) and seed == 52 else 0.5))
 
     assert planned(asking, over={"seed": range(200)}, save=[9.0])[0].traced == ()
-    assert planned(lambda seed: Powered(jnp.full(3, 1.0 / seed)), over={"seed": [1.0, 2.0]}, save=[99.0])[0].traced == ("seed",)
+    plain = lambda seed: Powered(jnp.full(3, 1.0 / seed))
+    assert planned(plain, over={"seed": [1.0, 2.0]}, save=[99.0])[0].traced == ("seed",)
