@@ -94,8 +94,8 @@ class AbstractLoss(eqx.Module):
         """d gamma / d f_n, and the log of d tau / (e^R ds)."""
 
     @abc.abstractmethod
-    def drawn(self, dual: Float[Array, " N"], found: Float[Array, " N"]) -> Float[Array, " N"]:
-        """A first guess from dual variables extrapolated and those `found` at extrapolated outputs."""
+    def drawn(self, dual: Float[Array, " N"], found: Float[Array, " N"], gamma: Float[Array, ""]) -> Float[Array, " N"]:
+        """A first guess from dual variables extrapolated and those `found` at extrapolated outputs, as is `gamma`."""
 
     @abc.abstractmethod
     def admissible(self, dual: Float[Array, " N"]) -> Float[Array, " N"]:
@@ -176,8 +176,10 @@ class MarginLoss(AbstractLoss):
     def dual_slope(self, dual, y, gamma):
         return y * jnp.exp(dual), jnp.zeros_like(gamma)
 
-    def drawn(self, dual, found):
-        return jnp.minimum(jnp.where((dual < -40.0) & (found < -40.0), found, dual), 0.7)
+    def drawn(self, dual, found, gamma):
+        # Of samples without weight whose margins agree with gamma to a part in a million, outputs say nothing.
+        outputs_tell = (dual < -jnp.maximum(40.0, 1e-6 * gamma)) & (found < -40.0)
+        return jnp.minimum(jnp.where(outputs_tell, found, dual), 0.7)
 
     def admissible(self, dual):
         return jnp.minimum(dual, 0.7)
@@ -333,7 +335,7 @@ class Square(AbstractLoss):
         norm = math.sqrt(2.0 * dual.shape[0]) * jnp.exp(-0.5 * gamma)
         return -2.0 * dual / norm, jnp.log(0.5 * norm)
 
-    def drawn(self, dual, found):
+    def drawn(self, dual, found, gamma):
         return self.admissible(dual)
 
     def admissible(self, dual):

@@ -20,10 +20,11 @@ _TINY = 8 * float(jnp.finfo(jnp.float64).eps)
 
 
 class Reduction(NamedTuple):
-    """T, and T diag(y) X, for the rows of one step."""
+    """T, T diag(y) X, and the sums of the rows of T, for the rows of one step."""
 
     T: Float[Array, "N N"]
     X: Float[Array, "N d"]
+    share: Float[Array, " N"]
 
     def rows(self, chart: Any, a: Array, J: Array, rows: DualRows, gamma: Array, scale: Array):
         """The rows of the loss combined, each in its own unit."""
@@ -35,17 +36,15 @@ class Reduction(NamedTuple):
         margin = jnp.where(alone, rows.margin, chart.outputs(a, self.X))
         top = by_output * jnp.where(alone[:, None], J, chart.jacobian(a, self.X))
         by_dual = self.T * (rows.by_dual * scale)[None]
-        share = jnp.sum(self.T, axis=1)
-        share = jnp.where(jnp.abs(share) <= _TINY * jnp.sum(jnp.abs(self.T), axis=1), 0.0, share)
-        miss = self.T @ rows.apart + margin - share * gamma
-        return top / size[:, None], miss / size, by_dual / size[:, None], -share * scale / size
+        miss = self.T @ rows.apart + margin - self.share * gamma
+        return top / size[:, None], miss / size, by_dual / size[:, None], -self.share * scale / size
 
 
 def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Array) -> Reduction:
     """Eliminate among the samples whose margins agree to a part in a million, coordinates of largest `importance` first
     and by the samples of largest weight."""
     signed = X * y[:, None]
-    N = X.shape[0]
+    N, d = X.shape
     active = (weights > -jnp.maximum(60.0, 1e-6 * gamma)) & (gamma > _FAR)
     size = jnp.max(jnp.abs(signed), axis=1)
 
@@ -53,23 +52,24 @@ def reduce_rows(X: Array, y: Array, importance: Array, weights: Array, gamma: Ar
         return importance * jnp.max(jnp.where(open_[:, None], jnp.abs(Z), 0.0), axis=0)
 
     def unfinished(carry):
-        Z, _, open_, _ = carry
-        return jnp.any(open_) & (jnp.max(scores(Z, open_)) > 0)
+        rows, open_, _ = carry
+        return jnp.any(open_) & (jnp.max(scores(rows[:, :d], open_)) > 0)
 
     def body(carry):
-        Z, T, open_, k = carry
-        column = jnp.argmax(scores(Z, open_))
-        entries = jnp.where(open_, Z[:, column], 0.0)
+        rows, open_, k = carry
+        column = jnp.argmax(scores(rows[:, :d], open_))
+        entries = jnp.where(open_, rows[:, column], 0.0)
         usable = open_ & (jnp.abs(entries) > 1e-3 * size)
         usable = jnp.where(jnp.any(usable), usable, open_ & (entries != 0))
         pivot = jnp.argmax(jnp.where(usable, weights, -jnp.inf))
         others = open_ & (jnp.arange(N) != pivot)
         c = jnp.where(others, entries / entries[pivot], 0.0)[:, None]
-        less = Z - c * Z[pivot][None]
-        less = jnp.where(jnp.abs(less) <= _TINY * (jnp.abs(Z) + jnp.abs(c * Z[pivot][None])), 0.0, less)
-        Z = jnp.where(c != 0, less.at[:, column].set(0.0), Z)
-        return Z, T - c * T[pivot][None], others, k + 1
+        taken = c * rows[pivot][None]
+        less = rows - taken
+        # gamma times what rounding leaves of a zero would tell samples apart.
+        less = jnp.where(jnp.abs(less) <= _TINY * (jnp.abs(rows) + jnp.abs(taken)), 0.0, less)
+        return jnp.where(c != 0, less.at[:, column].set(0.0), rows), others, k + 1
 
-    start = (signed, jnp.eye(N), active, jnp.asarray(0))
-    Z, T, _, _ = jax.lax.while_loop(unfinished, body, start)
-    return Reduction(T, Z)
+    start = (jnp.concatenate([signed, jnp.eye(N), jnp.ones((N, 1))], axis=1), active, jnp.asarray(0))
+    rows, _, _ = jax.lax.while_loop(unfinished, body, start)
+    return Reduction(rows[:, d:-1], rows[:, :d], rows[:, -1])
