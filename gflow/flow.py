@@ -121,6 +121,10 @@ class Flow(eqx.Module):
         """Whether what relaxes fast at `a` has rested for so long that float64 cannot say how the rest moves."""
         return jnp.asarray(False)
 
+    def terms(self, outputs: Float[Array, " N"], beta: Array) -> Float[Array, " N"]:
+        """What rounding of the outputs is relative to: where terms cancel, not to what they leave."""
+        return jnp.abs(self.X) @ jnp.abs(beta) if self.chart.linear else jnp.abs(outputs)
+
     def error(self, e: Float[Array, " P+1"], before: Array, seen: "Sight", after: Array) -> tuple[Array, "Sight"]:
         """Relative size of the error `e` of a step, the largest of what it does to the coordinates, to beta, to the
         outputs on the data and to the time; and what is seen after the step. Nothing has an absolute floor."""
@@ -134,7 +138,8 @@ class Flow(eqx.Module):
         sight = self._sight(outputs, beta)
         # What lies within rounding, of the outputs or of gamma, is no error of the step: near-zero residuals are full
         # of it.
-        noise = jnp.clip(de, -8 * _EPS * jnp.abs(outputs), 8 * _EPS * jnp.abs(outputs))
+        within = 8 * _EPS * self.terms(outputs, beta)
+        noise = jnp.clip(de, -within, within)
         # A step too far blows up the outputs and with them the rounding that it could hide behind.
         rounding = jnp.minimum(sight.rounding, seen.rounding)
         sizes = (
