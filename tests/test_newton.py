@@ -86,6 +86,19 @@ def test_duplicates_reduce_to_zero_and_others_stay():
     np.testing.assert_array_equal(near.T, np.eye(4))
 
 
+@pytest.mark.parametrize("seed", [0, 15, 100, 206, 257, 310])
+def test_duplicates_that_are_eliminated_late_differ_by_exactly_nothing(seed):
+    """gamma times what rounding leaves of a zero share, 1e-15, would tell them apart."""
+    r = np.random.default_rng(seed)
+    X = np.tile(r.normal(size=(4, 10)), (2, 1))
+    importance = jnp.asarray(10.0 ** r.uniform(-6, 19, size=10))
+    o = reduce_rows(jnp.asarray(X), jnp.ones(8), importance, -jnp.asarray(r.uniform(1, 9, size=8)), jnp.asarray(3e19))
+    nothing = np.all(np.asarray(o.X) == 0, axis=1)
+    assert np.sum(nothing) == 4
+    np.testing.assert_array_equal(np.asarray(o.share)[nothing], 0.0)
+    np.testing.assert_allclose(o.T[nothing], np.round(o.T[nothing]), atol=1e-14)
+
+
 class Full(gflow.LogRadau):
     """Newton systems in the coordinates with `kept` samples, whatever N and P."""
 
