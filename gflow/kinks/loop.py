@@ -232,6 +232,9 @@ def advance(
         turned = (turns <= jnp.where(lands, x, 1.0)) & p.clear & moves
         clear = (p.clear & ~turned) | (moves & ~lands & (seen.slack > fuzz))
         p = _note_turns(flow, along, p, jnp.where(turned, turns, jnp.inf))
+        # How far beyond the kink each slack turns, by how its slope has changed.
+        bend = (seen.drift - p.watch.drift) / (jnp.where(lands, x, 1.0) * p.h)
+        deep = ~(bend > 0) | (0.5 * seen.drift**2 > fuzz * bend)
         # Pattern and log are left where they are: they are large, and change only at events.
         moved = dict(state=state.at[-1].multiply(jnp.exp(-shift)), gauge=p.gauge + shift, sight=sight)
         moved |= dict(solver=solver_state, restart=lands | far, armed=p.armed | seen.armed, clear=clear, watch=seen)
@@ -242,7 +245,7 @@ def advance(
         p = dataclasses.replace(p, **chosen, h=h, control=control, steps=steps, rejected=rejected, status=status)
         least = fuzz[index]
         resolved = (p.clear[index] | (meeting.height > least)) & (meeting.depth > least)
-        p = _meet(whole, p, moves, lands, index, resolved, rtol)
+        p = _meet(whole, p, moves, lands, index, resolved, deep, rtol)
         out = (p.status == Status.running) & (p.steps + p.rejected >= max_steps)
         return driver.with_status(p, jnp.where(out, int(Status.max_steps), p.status)), saves
 
@@ -314,9 +317,10 @@ def _note_turns(flow: Flow, along: Any, p: Position, turns: Array) -> Position:
 
 
 def _meet(
-    whole: Flow, p: Position, moved: Array, hit: Array, index: tuple, resolved: Array, rtol: Array
+    whole: Flow, p: Position, moved: Array, hit: Array, index: tuple, resolved: Array, deep: Array, rtol: Array
 ) -> Position:
-    """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time."""
+    """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time, which
+    are resolved if they turn far beyond the kink, `deep`."""
 
     def at_once(p: Position):
         w = p.watch
@@ -369,10 +373,10 @@ def _meet(
             (state, pattern, armed, clear, seen, log, status),
         )
         more, following = at_once(p)
-        return p, more & ~new.dependent, following, p.clear[following]
+        return p, more & ~new.dependent, following, p.clear[following] & deep[following]
 
     tied, other = at_once(p)
-    resolved = jnp.where(hit, resolved, p.clear[other])
+    resolved = jnp.where(hit, resolved, p.clear[other] & deep[other])
     index = tuple(jnp.where(hit, i, j) for i, j in zip(index, other, strict=True))
     return jax.lax.while_loop(
         lambda carry: carry[1] & (carry[0].log.count < carry[0].log.room),
