@@ -1,6 +1,10 @@
 """Workers know the models, metrics and losses of a sweep by what they compute, but for rounding."""
 
+import ast
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import equinox as eqx
@@ -222,3 +226,23 @@ def test_what_a_function_carries_and_asks_for():
     assert planned(asking, over={"seed": range(200)}, save=[9.0])[0].traced == ()
     plain = lambda seed: Powered(jnp.full(3, 1.0 / seed))
     assert planned(plain, over={"seed": [1.0, 2.0]}, save=[99.0])[0].traced == ("seed",)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of this kind")
+def test_a_terminal_is_no_other_sweep(tmp_path):
+    """There, and in notebooks, JAX prints programs in colour."""
+    import pty
+
+    code = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import jax; from small_sweep import planned; "
+        "told = planned()[1].attributes; "
+        "open('told', 'w').write(str([told[k] for k in told if k.endswith('sha256')] + [sys.stdout.isatty()]))"
+    )
+    told = []
+    for terminal in (False, True):
+        master, slave = pty.openpty()
+        out = slave if terminal else subprocess.DEVNULL
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ, stdout=out, check=True)
+        os.close(master), os.close(slave)
+        told.append(ast.literal_eval((tmp_path / "told").read_text()))
+    assert told[0][:-1] == told[1][:-1] and [part[-1] for part in told] == [False, True]

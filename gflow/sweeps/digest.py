@@ -46,7 +46,8 @@ def seen(function: Callable, *inputs: Any, derivatives: bool = False) -> Seen:
     """A function as JAX sees it: what it computes, with its derivatives if asked for, and the constants in it and in
     the functions that it calls. Of what leaves JAX (callbacks) a value stands for the rest."""
     found, *_ = eqx.filter_make_jaxpr(function)(*inputs)
-    text, arrays = without_addresses(str(found)), list(_constants(found))
+    # In a terminal or a notebook JAX prints programs in colour.
+    text, arrays = without_addresses(found.pretty_print(use_color=False)), list(_constants(found))
     if "callback" in text:
         shaken = jax.tree.map(lambda leaf: _shaken(leaf) if eqx.is_inexact_array(leaf) else leaf, inputs)
         arrays += jax.tree.leaves(eqx.filter(function(*shaken), eqx.is_array))

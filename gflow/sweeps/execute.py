@@ -9,6 +9,7 @@ import hashlib
 import os
 import signal
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, FIRST_COMPLETED, Future, wait
@@ -143,15 +144,20 @@ class Crew:
             return workers
         client = getattr(self.executor, "_client", None)
         if client is not None:
-            return max(1, sum(client.nthreads().values()))
+            # One that was closed has nothing to ask any more; what it takes next tells.
+            with contextlib.suppress(Exception):
+                return max(1, sum(client.nthreads().values()))
+            return 1
         return 2 * cores()
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
         try:
             return self.executor.submit(function, *arguments)
-        except RuntimeError as error:
+        except Exception as error:
             self.recover(error)
-            raise SweepError(f"the executor takes no work: {error}; make a new one.") from error
+            raise SweepError(
+                f"the executor takes no work ({type(error).__name__}: {error}); make a new one."
+            ) from error
 
     def recover(self, error: BaseException) -> None:
         """After the loss of a worker: raise, if there are no others."""
@@ -194,6 +200,8 @@ class Processes(Crew):
     def _workers(self) -> Any:
         from loky import ProcessPoolExecutor
 
+        # Compilations are no leak; a worker that has made many is replaced, as it should be.
+        warnings.filterwarnings("ignore", "A worker was restarted while some jobs", UserWarning)
         wanted = (self.workers, worker.cache_folder())
         if Processes._pool is None or Processes._made != wanted:
             self.abandon()
