@@ -312,11 +312,15 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by
         # less than a thousandth, and the log-pace, of which time is made, by less than a tenth of the tolerance.
         wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(1.0, own)), finest)
-        size = jnp.stack([jnp.maximum(moved / wanted, weighted / 1e-3), jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
         damp = jnp.minimum(1.0, 2.0 / weighted)
+        dual = flow.loss.admissible(stages.dual + damp * d.dual)
+        # A sample that had no weight, and so no derivative of it, may have some now.
+        weights = lambda dual: flow.loss.pull(dual, flow.y[None])[0]
+        weighted = jnp.maximum(weighted, jnp.max(jnp.abs(weights(dual) - weights(stages.dual))))
+        size = jnp.stack([jnp.maximum(moved / wanted, weighted / 1e-3), jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
         stages = Stages(
             stages.F + damp * d.F,
-            flow.loss.admissible(stages.dual + damp * d.dual),
+            dual,
             stages.R + damp * d.R,
             stages.gamma + damp * d.gamma * jnp.maximum(1.0, jnp.abs(stages.gamma)),
         )
