@@ -123,6 +123,10 @@ class AbstractChart(eqx.Module):
     def error(self, e: Float[Array, " P"], a0: Float[Array, " P"], a1: Float[Array, " P"]) -> Float[Array, ""]:
         """Relative size of an error `e` made on the step from `a0` to `a1`."""
 
+    def error_of_small(self, e: Float[Array, " P"], a0: Float[Array, " P"], a1: Float[Array, " P"]) -> Float[Array, ""]:
+        """The part of `error` of units that are yet to be learned, each relative to itself."""
+        return jnp.zeros(())
+
     def outputs(self, a: Float[Array, " P"], X: Array) -> Float[Array, " N"]:
         """f_n for every sample; of a model with array output, every entry that is observed, in one row."""
         return self._observed(jnp.ravel(jax.vmap(self.at(a))(X)))
@@ -196,15 +200,49 @@ class EuclideanChart(AbstractChart):
 
     def error(self, e, a0, a1):
         # Relative to each array, so that a small layer keeps its digits beside a large one.
-        cuts = np.cumsum([leaf.size for leaf in jax.tree.leaves(self._split()[0])])[:-1]
-
         def ratio(e, a0, a1):
             size = jnp.sqrt(jnp.maximum(jnp.mean(a0**2), jnp.mean(a1**2)))
             e = jnp.where(e == 0, 0.0, e / jnp.where(size > 0, size, jnp.finfo(e.dtype).tiny))
             return jnp.sqrt(jnp.mean(e**2))
 
-        parts = zip(*(jnp.split(v, cuts) for v in (e, a0, a1)), strict=True)
-        return jnp.max(jnp.stack([ratio(*part) for part in parts]))
+        parts = zip(*(self._arrays(v) for v in (e, a0, a1)), strict=True)
+        return jnp.maximum(jnp.max(jnp.stack([ratio(*part) for part in parts])), self.error_of_small(e, a0, a1))
+
+    def error_of_small(self, e, a0, a1):
+        begin = jax.tree.leaves(self._split()[0])
+        units, sizes = {n for leaf in begin if leaf.ndim > 1 for n in leaf.shape[:2]}, [jnp.zeros(())]
+        for leaf, *part in zip(begin, *(self._arrays(v) for v in (e, a0, a1)), strict=True):
+            if leaf.ndim > 1:
+                shaped = [v.reshape(leaf.shape) for v in (*part, leaf)]
+                for axis in (0, 1):
+                    sizes.append(error_of_rows(*(jnp.moveaxis(v, axis, 0).reshape(v.shape[axis], -1) for v in shaped)))
+            elif leaf.size not in units:
+                # Of a layer, entries belong to units that are rows, or columns, of matrices.
+                sizes.append(error_of_rows(*(v.reshape(-1, 1) for v in (*part, leaf))))
+        return jnp.max(jnp.stack(sizes))
+
+    def _arrays(self, a):
+        cuts = np.cumsum([leaf.size for leaf in jax.tree.leaves(self._split()[0])])[:-1]
+        return jnp.split(a, cuts)
+
+
+# Units that are smaller than this share of the typical one are measured by themselves,
+_SMALL_UNIT = 0.1
+# but for those that have shrunk to this share of their start: what is left of them is known to the rounding of that.
+_SHRUNK = 1e-6
+
+
+def error_of_rows(
+    e: Float[Array, "m k"], a0: Float[Array, "m k"], a1: Float[Array, "m k"], begin: Float[Array, "m k"]
+) -> Float[Array, ""]:
+    """The largest error of a unit, a row, relative to itself, of those that are small beside others and grow: they may
+    be learned next, and when they are depends on all of their digits. `begin` is the start of the run."""
+    s0, s1, start = (jnp.sum(v**2, axis=1) for v in (a0, a1, begin))
+    typical = jnp.maximum(jnp.mean(s0), jnp.mean(s1))
+    size = jnp.maximum(jnp.maximum(s0, s1), _SHRUNK**2 * start)
+    same = jnp.sum(a0 * a1, axis=1) > 0
+    counts = (size < _SMALL_UNIT**2 * typical) & (s1 >= s0) & (start > 0) & same
+    return jnp.sqrt(jnp.max(jnp.where(counts, jnp.sum(e**2, axis=1) / jnp.where(counts, size, 1.0), 0.0), initial=0.0))
 
 
 def chart_of(model: Any, X: Array, y: Array, loss: Any, observed: Array | None = None) -> AbstractChart:

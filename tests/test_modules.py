@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from common import diagonal, LOSSES, X
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
+from scipy.special import expi
 
 import gflow
 
@@ -146,3 +147,29 @@ def test_nonlinear_model_that_cannot_reach_its_stop():
     data = np.stack([DATA[0], DATA[0], DATA[1], DATA[2]])
     traj = gflow.gradient_flow(network, data, LABELS, stop=gflow.decades(20.0), rtol=1e-6, max_steps=3000, throw=False)
     assert not traj.success and float(traj.neg_log_loss[-1]) < np.log(2) + 1e-6
+
+
+class Squares(eqx.Module):
+    """sum_k w_k^2 x_k of a vector, and the sum of (w_j . x)^2 over the rows of a matrix."""
+
+    w: jax.Array
+
+    def __call__(self, x):
+        return self.w**2 @ x if self.w.ndim == 1 else jnp.sum((self.w @ x) ** 2)
+
+
+@pytest.mark.parametrize("solver", [None, gflow.LogRadau()], ids=["chosen", "LogRadau"])
+@pytest.mark.parametrize("kind", ["vector", "matrix"])
+def test_what_is_small_keeps_its_digits_beside_what_has_been_learned(kind, solver):
+    """Two orthogonal samples, the second learned long after the first. Its output obeys f' = rate f e^-f."""
+    scale, x = 1e-20, 0.5
+    w, rate = (jnp.ones(2), 2 * x) if kind == "vector" else (jnp.eye(2), 2 * x * x)
+    start = x * scale**2 if kind == "vector" else (x * scale) ** 2
+    time = np.log(1.0 / start) / rate
+    traj = gflow.gradient_flow(
+        Squares(scale * w), np.diag([1.0, x]), np.ones(2), clock=gflow.TimeClock(), stop=time, rtol=1e-8, solver=solver
+    )
+    found = float(traj.final(jnp.array([0.0, x])))
+    # Ei(f) - Ei(start) = rate t.
+    exact = brentq(lambda f: expi(f) - np.euler_gamma - np.log(start) - rate * time, 0.1, 5.0, xtol=1e-14)
+    assert found == pytest.approx(exact, rel=1e-6 if solver is None else 1e-5)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..charts import AbstractChart, Velocity
+from ..charts import AbstractChart, error_of_rows, Velocity
 from ..validate import traced
 from .layer import HiddenLayer
 
@@ -121,14 +121,16 @@ class PiecewiseChart(AbstractChart):
         return jnp.sqrt(jnp.mean(a**2) + self.floor**2)
 
     def error(self, e, a0, a1):
-        # Relative to each layer, so that a small one keeps its digits beside a large one.
+        # Relative to each layer, so that a small one keeps its digits beside a large one; and to each neuron that is
+        # yet to be learned.
         def ratio(part):
             size = jnp.maximum(jnp.mean(part(a0) ** 2), jnp.mean(part(a1) ** 2))
             return jnp.mean(part(e) ** 2) / jnp.where(size > 0, size, jnp.finfo(e.dtype).tiny)
 
         k = self.inside.size
         layers = [lambda u: u[:k], lambda u: u[k:]] if self.layer.train_output else [lambda u: u]
-        return jnp.sqrt(jnp.max(jnp.stack([ratio(part) for part in layers])))
+        small = error_of_rows(*(self.split(u)[0] for u in (e, a0, a1)), self.inside)
+        return jnp.maximum(jnp.sqrt(jnp.max(jnp.stack([ratio(part) for part in layers]))), small)
 
     def readout(self, a):
         return None

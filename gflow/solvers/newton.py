@@ -308,7 +308,10 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         weighted = jnp.max(
             jnp.concatenate([jnp.abs(d.dual * dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
         )
-        moved, extent = longest(hA @ d.F), longest(hA @ (stages.F + d.F))
+        moves, a = hA @ d.F, coordinates(a0, hA, stages._replace(F=stages.F + d.F))
+        moved, extent = longest(moves), longest(a - a0[None])
+        # What the change of V with a does to a small unit comes in last.
+        small = jnp.max(every(lambda v: flow.chart.error_of_small(v[0], a0, v[1]), (moves, a)))
         # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by
         # less than a thousandth, and the log-pace, of which time is made, by less than a tenth of the tolerance.
         wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(1.0, own)), finest)
@@ -317,7 +320,8 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         # A sample that had no weight, and so no derivative of it, may have some now.
         weights = lambda dual: flow.loss.pull(dual, flow.y[None])[0]
         weighted = jnp.maximum(weighted, jnp.max(jnp.abs(weights(dual) - weights(stages.dual))))
-        size = jnp.stack([jnp.maximum(moved / wanted, weighted / 1e-3), jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
+        off = jnp.maximum(jnp.maximum(moved / wanted, weighted / 1e-3), small / (1e-2 * rtol))
+        size = jnp.stack([off, jnp.max(jnp.abs(d.R)) / (0.1 * rtol)])
         stages = Stages(
             stages.F + damp * d.F,
             dual,
