@@ -113,7 +113,8 @@ def _from_rounding(
     whole, _ = _observes(pull, at_zero, tried, X)
     first, V = start.factors[0], jnp.linalg.eigh(at_zero)[1]
     content, terms = (jnp.linalg.norm(W, axis=0) for W in (first @ V, jnp.abs(first) @ jnp.abs(V)))
-    unknown = 4 * float(jnp.finfo(float).eps) * terms > 10 * rtol * content
+    # Of descent, which has no rtol, times are told to 1e-4.
+    unknown = 4 * float(jnp.finfo(float).eps) * terms > jnp.where(rtol > 0, 10 * rtol, 1e-4) * content
     learned = jnp.abs(jnp.einsum("ik,tij,jk->tk", V, after, V))
     size = jnp.max(jnp.abs(after), axis=(1, 2))[:, None]
     return whole & jnp.any(unknown[None] & (learned > (10 * rtol + _KEPT) * size))

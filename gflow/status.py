@@ -56,9 +56,9 @@ _SENTENCES = {
     Status.success: "The run reached the stop.",
     Status.max_steps: "The run used up max_steps before the stop; raise max_steps, loosen rtol, or resume it.",
     Status.slow: (
-        "The run used up max_steps where the loss hardly changes: on a plateau between saddles, near rest, or where some "
-        "samples are never learned and the loss goes to a minimum above zero; start from a larger scale, raise max_steps, "
-        "loosen rtol, or resume it; for what others do meanwhile stop by time."
+        "The run used up max_steps where the loss hardly changes: on a plateau between saddles, near rest, or where "
+        "some samples are never learned and the loss goes to a minimum above zero; start from a larger scale, raise "
+        "max_steps, loosen rtol, or resume it; for what other samples do meanwhile stop by time."
     ),
     Status.step_too_small: (
         "The steps shrank to rounding level before the stop: float64 cannot resolve the flow here at this rtol."

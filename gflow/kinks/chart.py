@@ -129,7 +129,8 @@ class PiecewiseChart(AbstractChart):
 
         k = self.inside.size
         layers = [lambda u: u[:k], lambda u: u[k:]] if self.layer.train_output else [lambda u: u]
-        small = error_of_rows(*(self.split(u)[0] for u in (e, a0, a1)), self.inside)
+        v = lambda u: self.split(u)[0]
+        small = error_of_rows(v(e), v(a0), v(a1), self.inside)
         return jnp.maximum(jnp.sqrt(jnp.max(jnp.stack([ratio(part) for part in layers]))), small)
 
     def readout(self, a):

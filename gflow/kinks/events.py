@@ -148,6 +148,11 @@ class Watch(NamedTuple):
     drift: Float[Array, "3 m k"]
     scale: Float[Array, "3 m k"]
 
+    def deep(self, before: "Watch", length: Array, fuzz: Array) -> Bool[Array, "3 m k"]:
+        """Whether each slack would turn more than `fuzz` beyond zero, by how its slope has changed on a step."""
+        bend = (self.drift - before.drift) / length
+        return ~(bend > 0) | (0.5 * self.drift**2 > fuzz * bend)
+
     @property
     def armed(self) -> Bool[Array, "3 m k"]:
         """Whether an event may happen: of a free pair once it is off the kink; what slides leaves without ado."""

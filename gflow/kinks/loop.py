@@ -25,18 +25,7 @@ from ..losses import Square
 from ..solvers import FlowTerm, LogRadau, StepControl
 from ..status import as_code, Status
 from .chart import Pattern, PiecewiseChart
-from .events import (
-    at_start,
-    blur,
-    decide,
-    empty_log,
-    EventLog,
-    KINDS,
-    slack_at,
-    slack_of,
-    Watch,
-    watch,
-)
+from .events import at_start, blur, decide, empty_log, EventLog, KINDS, slack_at, slack_of, Watch, watch
 from .search import first_meeting
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
@@ -232,9 +221,7 @@ def advance(
         turned = (turns <= jnp.where(lands, x, 1.0)) & p.clear & moves
         clear = (p.clear & ~turned) | (moves & ~lands & (seen.slack > fuzz))
         p = _note_turns(flow, along, p, jnp.where(turned, turns, jnp.inf))
-        # How far beyond the kink each slack turns, by how its slope has changed.
-        bend = (seen.drift - p.watch.drift) / (jnp.where(lands, x, 1.0) * p.h)
-        deep = ~(bend > 0) | (0.5 * seen.drift**2 > fuzz * bend)
+        deep = seen.deep(p.watch, jnp.where(lands, x, 1.0) * p.h, fuzz)
         # Pattern and log are left where they are: they are large, and change only at events.
         moved = dict(state=state.at[-1].multiply(jnp.exp(-shift)), gauge=p.gauge + shift, sight=sight)
         moved |= dict(solver=solver_state, restart=lands | far, armed=p.armed | seen.armed, clear=clear, watch=seen)
@@ -319,8 +306,7 @@ def _note_turns(flow: Flow, along: Any, p: Position, turns: Array) -> Position:
 def _meet(
     whole: Flow, p: Position, moved: Array, hit: Array, index: tuple, resolved: Array, deep: Array, rtol: Array
 ) -> Position:
-    """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time, which
-    are resolved if they turn far beyond the kink, `deep`."""
+    """The pattern after the event `index`, if the step has hit one, and after those that happen at the same time."""
 
     def at_once(p: Position):
         w = p.watch

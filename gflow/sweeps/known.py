@@ -129,6 +129,6 @@ def _of_a_loss(loss: Any, f: Any, y: Any) -> tuple:
     told = [loss.neg_log(f, y), loss.weights(f, y)]
     if is_own(type(loss)):
         dual, gamma = loss.dual(f, y)
-        told += [loss.output_scale(f, y), loss.rounding(f, y), dual, gamma, loss.pull(dual, y), loss.drawn(dual, dual, gamma)]
-        told += [loss.dual_rows(f, y, dual, gamma, 0.1), loss.dual_slope(dual, y, gamma), loss.admissible(dual)]
+        told += [loss.output_scale(f, y), loss.rounding(f, y), dual, gamma, loss.pull(dual, y), loss.admissible(dual)]
+        told += [loss.dual_rows(f, y, dual, gamma, 0.1), loss.dual_slope(dual, y, gamma), loss.drawn(dual, dual, gamma)]
     return tuple(told)
