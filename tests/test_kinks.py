@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expi
 
 import gflow
 from gflow.charts import chart_of
@@ -713,3 +714,23 @@ def test_a_feature_of_zeros_changes_nothing():
     np.testing.assert_allclose(wider.final.hidden[:, 2], 0.5, rtol=1e-14)
     kinds = lambda traj: [(e.neuron, e.kind, e.unique, e.resolved) for e in traj.events]
     assert kinds(wider) == kinds(plane)
+
+
+def test_targets_of_zero_are_reached_and_rested_at():
+    layer = np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]), np.array([-1.0, -1.0])
+    model = TwoLayerNetwork(*layer, slope=0.1, train_output=False, bias=np.array([0.0, -1.0]))
+    options = {"loss": gflow.losses.Square(), "clock": gflow.TimeClock(), "save": [1.0, 99.0]}
+    traj = gflow.gradient_flow(model, np.array([[0.0, 1.0, 1.0]]), np.zeros(1), **options)
+    assert traj.success and abs(float(traj.final(jnp.array([0.0, 1.0, 1.0])))) < 1e-11
+
+
+def test_a_neuron_that_is_learned_second_keeps_its_digits():
+    """Two orthogonal samples, a neuron each, from 1e-20. With p = a w the second obeys p' = x p e^(-x p)."""
+    scale, x = 1e-20, 0.5
+    time = 2 * np.log(1 / scale) / x
+    model = TwoLayerNetwork(scale * np.array([[1.0, -0.2], [-0.3, 1.0]]), scale * np.ones(2), slope=0.0)
+    traj = gflow.gradient_flow(model, np.diag([1.0, x]), np.ones(2), clock=gflow.TimeClock(), stop=time)
+    p = float(traj.final.output[1] * traj.final.hidden[1, 1])
+    # Ei(x p) - Ei(x p_0) = x t.
+    started = np.euler_gamma + np.log(x * scale**2)
+    assert float(expi(x * p)) - started == pytest.approx(x * time, rel=1e-9)
