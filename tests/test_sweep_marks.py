@@ -1,6 +1,8 @@
 """Workers know the models, metrics and losses of a sweep by what they compute, but for rounding."""
 
 import ast
+import dataclasses
+import functools
 import os
 import pickle
 import subprocess
@@ -246,3 +248,44 @@ def test_a_terminal_is_no_other_sweep(tmp_path):
         os.close(master), os.close(slave)
         told.append(ast.literal_eval((tmp_path / "told").read_text()))
     assert told[0][:-1] == told[1][:-1] and [part[-1] for part in told] == [False, True]
+
+
+def test_trees_and_cached_functions_of_a_script_go_to_workers():
+    """Classes and functions that go by value: trees stay registered with JAX, in their parts."""
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Parts:
+        w: jax.Array
+        name: str = dataclasses.field(metadata={"static": True}, default="a")
+
+    @jax.tree_util.register_pytree_node_class
+    class Pair:
+        def __init__(self, left, right):
+            self.left, self.right = left, right
+
+        def tree_flatten(self):
+            return (self.left, self.right), None
+
+        @classmethod
+        def tree_unflatten(cls, aux, children):
+            return cls(*children)
+
+    class Model(eqx.Module):
+        parts: Parts
+        pair: Pair
+
+        def __call__(self, x):
+            return x @ (self.parts.w * self.pair.left + self.pair.right)
+
+    @functools.lru_cache(maxsize=3)
+    def draw(seed):
+        return np.random.default_rng(seed).normal(size=3)
+
+    def make(scale, seed):
+        return Model(Parts(scale * draw(seed)), Pair(jnp.ones(3), scale * jnp.ones(3)))
+
+    problem = planned(make, over={"scale": [0.1, 0.2], "seed": [1, 2, 3]}, save=[9.0])[0]
+    there, expected = pickle.loads(pack(problem))
+    assert agree(mark(there), expected) and len(jax.tree.leaves(there.model((0, 0)))) == 3
+    assert there.make_model is not make and there.model((1, 2)).parts.name == "a"
