@@ -228,6 +228,8 @@ class EuclideanChart(AbstractChart):
 
 # Units that are smaller than this share of the typical one are measured by themselves,
 _SMALL_UNIT = 0.1
+# where they grow by so much in a step (or where none is taken),
+_GROWS = 1.01
 # but for those that have shrunk to this share of their start: what is left of them is known to the rounding of that.
 _SHRUNK = 1e-6
 
@@ -241,7 +243,9 @@ def error_of_rows(
     typical = jnp.maximum(jnp.mean(s0), jnp.mean(s1))
     size = jnp.maximum(jnp.maximum(s0, s1), _SHRUNK**2 * start)
     same = jnp.sum(a0 * a1, axis=1) > 0
-    counts = (size < _SMALL_UNIT**2 * typical) & (s1 >= s0) & (start > 0) & same
+    # A step that makes it grow by less is short enough, and what is at rest but for rounding grows by less.
+    grows = (s1 >= _GROWS**2 * s0) | (s1 == s0)
+    counts = (size < _SMALL_UNIT**2 * typical) & grows & (start > 0) & same
     return jnp.sqrt(jnp.max(jnp.where(counts, jnp.sum(e**2, axis=1) / jnp.where(counts, size, 1.0), 0.0), initial=0.0))
 
 
