@@ -78,9 +78,7 @@ def _largest(v: Array) -> Array:
 def _broken(
     start: MatrixFactorization, saves: Any, chart: EuclideanChart, X: Array, targets: Array, rtol: Array
 ) -> Bool[Array, ""]:
-    pull, tried = pull_of(chart, X, targets), probes(start.factors[0].shape[1])
-    at_zero = pull(jnp.zeros(tried[0].shape))
-    whole, symmetric = _observes(pull, at_zero, tried, X)
+    at_zero, whole, symmetric = _observed_by(chart, X, targets)
     apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
     size = jnp.max(jnp.stack([_largest(W) for W in saves.factors]))
     gone = lambda misses, size: jnp.max(jnp.stack(misses)) > (10 * rtol + _KEPT) * size
@@ -106,11 +104,9 @@ def _from_rounding(
 ) -> Bool[Array, ""]:
     """Whether an eigenvector of an observed target was learned of which the start has what rounding left of zero.
 
-    Of mirrored factors what W_1 has not of an eigenvector it never gets. `gflow.symmetric` keeps the sum of all.
+    Of mirrored factors what W_1 has not of an eigenvector it never gets: no chart keeps that.
     """
-    pull, tried = pull_of(chart, X, targets), probes(start.factors[0].shape[1])
-    at_zero = pull(jnp.zeros(tried[0].shape))
-    whole, _ = _observes(pull, at_zero, tried, X)
+    at_zero, whole, _ = _observed_by(chart, X, targets)
     first, V = start.factors[0], jnp.linalg.eigh(at_zero)[1]
     content, terms = (jnp.linalg.norm(W, axis=0) for W in (first @ V, jnp.abs(first) @ jnp.abs(V)))
     # Of descent, which has no rtol, times are told to 1e-4.
@@ -120,8 +116,13 @@ def _from_rounding(
     return whole & jnp.any(unknown[None] & (learned > (10 * rtol + _KEPT) * size))
 
 
-def _observes(pull: Any, at_zero: Array, tried: Any, X: Array) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether all of a symmetric target is observed, to one measure; and whether pulls are symmetric at all."""
+def _observed_by(
+    chart: EuclideanChart, X: Array, targets: Array
+) -> tuple[Array, Bool[Array, ""], Bool[Array, ""]]:
+    """The pull at zero; whether all of a symmetric target is observed, to one measure; and whether pulls are symmetric
+    at all."""
+    pull, tried = pull_of(chart, X, targets), probes(chart.template.factors[0].shape[1])
+    at_zero = pull(jnp.zeros(tried[0].shape))
     apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
     near = lambda miss, size: miss <= rounding_of_pulls(X, len(tried[0])) * size
     symmetric = near(apart(at_zero), _largest(at_zero))
@@ -130,7 +131,7 @@ def _observes(pull: Any, at_zero: Array, tried: Any, X: Array) -> tuple[Bool[Arr
         E = pull(jnp.asarray(P)) - at_zero
         symmetric = symmetric & near(apart(E), _largest(E))
         whole = whole & near(_largest(E - P * jnp.sum(E * P) / np.sum(P * P)), _largest(E))
-    return whole, symmetric
+    return at_zero, whole, symmetric
 
 
 def _balanced(model: MatrixFactorization) -> Bool[Array, ""]:

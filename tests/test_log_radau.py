@@ -3,6 +3,8 @@
 How far it goes is in test_stiff_reach.py, what it is made of in test_newton.py.
 """
 
+import functools
+
 import diffrax
 import equinox as eqx
 import jax
@@ -70,7 +72,29 @@ def test_against_reference(name, stages):
 FAR = ["1", "10", "230", "2300", "1e6", "1e20", "1e100"]
 
 
+@functools.cache
+def far_out(seed, shape, depth, scale):
+    """gamma, beta / gamma and log t by the precise backend."""
+    X = separable(seed, *shape)
+    truth = precise.diagonal_flow(X.tolist(), [1] * shape[0], depth=depth, scale=scale, save=FAR, digits=20)
+    assert truth.success and truth.digits >= 20
+    beta = np.array([[float(b / g) for b in row] for row, g in zip(truth.beta, truth.neg_log_loss, strict=True)])
+    return np.array(FAR, float), beta, np.array([float(v) for v in truth.log_time])
+
+
+# Old: at rtol 1e-4, within steps over tens of decades, gamma is met to 1e-10 only.
+LOOSE = pytest.mark.xfail(reason="three stages meet gamma to 1e-10, not 1e-12, at saves within the longest steps")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "stages, rtols",
+    [
+        pytest.param(3, (1e-4, 1e-6), marks=LOOSE),
+        (5, (1e-4, 1e-6, 1e-8, 1e-10, 1e-11)),
+        (7, (1e-8, 1e-11)),
+    ],
+)
 @pytest.mark.parametrize(
     "seed, shape, depth, scale",
     [
@@ -79,22 +103,15 @@ FAR = ["1", "10", "230", "2300", "1e6", "1e20", "1e100"]
         (3, (10, 30), 2, "1"),
     ],
 )  # fmt: skip
-def test_against_the_precise_backend(seed, shape, depth, scale):
+def test_against_the_precise_backend(seed, shape, depth, scale, stages, rtols):
     """beta and log t from gamma = 1 to 1e100, by another method in another arithmetic."""
     X, y = separable(seed, *shape), np.ones(shape[0])
-    truth = precise.diagonal_flow(X.tolist(), [1] * shape[0], depth=depth, scale=scale, save=FAR, digits=20)
-    assert truth.success and truth.digits >= 20
-    gammas = np.array(FAR, float)
-    beta = np.array([[float(b / g) for b in row] for row, g in zip(truth.beta, truth.neg_log_loss, strict=True)])
-    log_t = np.array([float(v) for v in truth.log_time])
+    gammas, beta, log_t = far_out(seed, shape, depth, scale)
     model = gflow.models.DiagonalNetwork(shape[1], depth, float(scale))
-    for stages, rtols in ((3, (1e-4, 1e-6)), (5, (1e-4, 1e-6, 1e-8, 1e-10, 1e-11)), (7, (1e-8, 1e-11))):
-        for rtol in rtols:
-            traj = gflow.gradient_flow(model, X, y, save=gammas, rtol=rtol, solver=gflow.LogRadau(stages))
-            assert relative(traj.model.beta / gammas[:, None], beta).max() < 10 * rtol
-            # Within steps of three stages over tens of decades gamma is met to nine digits.
-            met = (1e-12 if stages > 3 else 1e-9) * gammas
-            assert np.all(np.abs(np.asarray(traj.log_time) - log_t) < 10 * rtol + met)
+    for rtol in rtols:
+        traj = gflow.gradient_flow(model, X, y, save=gammas, rtol=rtol, solver=gflow.LogRadau(stages))
+        assert relative(traj.model.beta / gammas[:, None], beta).max() < 10 * rtol
+        assert np.all(np.abs(np.asarray(traj.log_time) - log_t) < 10 * rtol + 1e-12 * gammas)
 
 
 @pytest.mark.slow

@@ -308,10 +308,10 @@ def newton(flow: Flow, a0: Array, hA: Array, update: Any, start: Stages, rtol: A
         weighted = jnp.max(
             jnp.concatenate([jnp.abs(d.dual * dc), jnp.abs(d.R)[:, None], jnp.abs(d.gamma)[:, None]], axis=1)
         )
-        moves, a = hA @ d.F, coordinates(a0, hA, stages._replace(F=stages.F + d.F))
-        moved, extent = longest(moves), longest(a - a0[None])
+        moves, ways = hA @ d.F, hA @ (stages.F + d.F)
+        moved, extent = longest(moves), longest(ways)
         # What the change of V with a does to a small unit comes in last.
-        small = jnp.max(every(lambda v: flow.chart.error_of_small(v[0], a0, v[1]), (moves, a)))
+        small = jnp.max(every(lambda v: flow.chart.error_of_small(v[0], a0, a0 + v[1]), (moves, ways)))
         # Converged: the stages move by less than a hundredth of the tolerance, or by their rounding, the weights by
         # less than a thousandth, and the log-pace, of which time is made, by less than a tenth of the tolerance.
         wanted = jnp.maximum(1e-2 * rtol * jnp.maximum(extent, 1e-3 * jnp.minimum(1.0, own)), finest)

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import validate
 from .alike import structure
-from .axes import OWN
+from .axes import Axis, OWN
 from .digest import numeric
 from .problem import Problem
 from .rounding import asks_for_types, rounds_otherwise
@@ -78,7 +78,7 @@ def _close(a: Any, b: Any) -> bool:
 def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> Iterator[Group]:
     """The models at `points` (their indices, shape (B, axes)), by structure. Points at which make_model raises go to
     `failures` with what it said."""
-    fixed = {_fixed_part(problem, point) for point in points}
+    fixed = set(zip(*(first[points[:, k]].tolist() for k, first in enumerate(_firsts(problem))), strict=True))
     make = _compiled(problem, fixed.pop()) if len(fixed) == 1 else None
     if make is not None:
         padded = np.concatenate([points, np.repeat(points[-1:], max(problem.batch - len(points), 0), axis=0)])
@@ -105,25 +105,27 @@ def groups(problem: Problem, points: np.ndarray, failures: dict[int, str]) -> It
         yield Group(np.array([row for row, _ in members]), eqx.combine(_stack(models), rest))
 
 
-def _fixed_part(problem: Problem, point: np.ndarray) -> tuple[int, ...]:
-    """The point, with the first index along axes that a compiled make_model does not depend on. Of the data it knows
-    the shape, if anything."""
+def _firsts(problem: Problem) -> list[np.ndarray]:
+    """For each value of each axis the first with the same compiled make_model: the first of all along axes that it does
+    not depend on. Of the data it knows the shape, if anything."""
     shapes = [np.shape(X)[1:] for X, _ in problem.data]
-    first = {"data": shapes.index(shapes[problem.data_index(point)]) if problem.takes_dim else 0}
-    free = (*problem.traced, *OWN)
-    return tuple(first.get(a.name, 0) if a.name in free else int(k) for a, k in zip(problem.axes, point, strict=True))
+
+    def along(axis: Axis) -> np.ndarray:
+        if axis.name == "data" and problem.takes_dim:
+            return np.array([shapes.index(shape) for shape in shapes])
+        depends = axis.name not in (*problem.traced, *OWN)
+        return np.arange(len(axis)) if depends else np.zeros(len(axis), int)
+
+    return [along(axis) for axis in problem.axes]
 
 
 def fixed_parts(problem: Problem, most: int) -> Iterator[tuple[int, ...]]:
     """A point for every make_model that may be compiled; of more than `most` so many."""
-    dims, shapes = [], [np.shape(X)[1:] for X, _ in problem.data]
-    first = {"data": [shapes.index(shape) for shape in dict.fromkeys(shapes)] if problem.takes_dim else [0]}
-    for axis in problem.axes:
-        dims.append(first.get(axis.name, [0]) if axis.name in (*problem.traced, *OWN) else range(len(axis)))
+    dims = [np.unique(first) for first in _firsts(problem)]
     count = math.prod(map(len, dims))
-    for flat in np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist():
+    for flat in np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)):
         places = np.unravel_index(flat, [len(dim) for dim in dims])
-        yield tuple(dim[int(k)] for dim, k in zip(dims, places, strict=True))
+        yield tuple(int(dim[k]) for dim, k in zip(dims, places, strict=True))
 
 
 def _stack(models: list[Any]) -> Any:
@@ -190,7 +192,7 @@ def _finite(models: Any) -> bool:
 
 def program(problem: Problem, point: tuple[int, ...]) -> tuple[Callable, list[Any]]:
     """The make_model that would be compiled for a chunk with `point`, and arguments for it."""
-    index = _fixed_part(problem, np.array(point))
+    index = tuple(int(first[k]) for first, k in zip(_firsts(problem), point, strict=True))
     return _maker(problem, index, problem.traced), [v[0] for v in _columns(problem, problem.traced, np.array([index]))]
 
 
