@@ -82,27 +82,25 @@ def far_out(seed, shape, depth, scale):
     return np.array(FAR, float), beta, np.array([float(v) for v in truth.log_time])
 
 
-# Old: at rtol 1e-4, within steps over tens of decades, gamma is met to 1e-10 only.
+# Of depth 2, whose steps are the longest: at rtol 1e-4 gamma is met to 1e-10 only.
 LOOSE = pytest.mark.xfail(reason="three stages meet gamma to 1e-10, not 1e-12, at saves within the longest steps")
+FLOWS = [
+    (0, (4, 10), 3, "1"), (1, (4, 10), 2, "1e-3"), (2, (4, 10), 3, "0.1"), (3, (3, 6), 4, "1"),
+    (4, (3, 6), 2, "1e3"), (5, (4, 10), 3, "1e3"), (6, (3, 6), 4, "1e2"), (8, (3, 6), 6, "1"),
+    (3, (10, 30), 2, "1"),
+]  # fmt: skip
+METHODS = [(3, (1e-4, 1e-6)), (5, (1e-4, 1e-6, 1e-8, 1e-10, 1e-11)), (7, (1e-8, 1e-11))]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stages, rtols",
+    "seed, shape, depth, scale, stages, rtols",
     [
-        pytest.param(3, (1e-4, 1e-6), marks=LOOSE),
-        (5, (1e-4, 1e-6, 1e-8, 1e-10, 1e-11)),
-        (7, (1e-8, 1e-11)),
+        pytest.param(*flow, *method, marks=LOOSE if (flow[2], method[0]) == (2, 3) else ())
+        for flow in FLOWS
+        for method in METHODS
     ],
 )
-@pytest.mark.parametrize(
-    "seed, shape, depth, scale",
-    [
-        (0, (4, 10), 3, "1"), (1, (4, 10), 2, "1e-3"), (2, (4, 10), 3, "0.1"), (3, (3, 6), 4, "1"),
-        (4, (3, 6), 2, "1e3"), (5, (4, 10), 3, "1e3"), (6, (3, 6), 4, "1e2"), (8, (3, 6), 6, "1"),
-        (3, (10, 30), 2, "1"),
-    ],
-)  # fmt: skip
 def test_against_the_precise_backend(seed, shape, depth, scale, stages, rtols):
     """beta and log t from gamma = 1 to 1e100, by another method in another arithmetic."""
     X, y = separable(seed, *shape), np.ones(shape[0])
