@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .charts import AbstractChart
-from .losses import AbstractLoss, Square
+from .losses import AbstractLoss, MarginLoss, Square
 
 _EPS = float(jnp.finfo(jnp.float64).eps)
 
@@ -125,8 +125,10 @@ class Flow(eqx.Module):
         return jnp.asarray(False)
 
     def terms(self, outputs: Float[Array, " N"], beta: Array) -> Float[Array, " N"]:
-        """What rounding of the outputs is relative to: where terms cancel, not to what they leave."""
-        return jnp.abs(self.X) @ jnp.abs(beta) if self.chart.linear else jnp.abs(outputs)
+        """What rounding of the outputs is relative to: of margins whose terms cancel, not to what they leave. Residuals
+        are themselves what is left, and all their digits count."""
+        cancel = self.chart.linear and isinstance(self.loss, MarginLoss)
+        return jnp.abs(self.X) @ jnp.abs(beta) if cancel else jnp.abs(outputs)
 
     def error(self, e: Float[Array, " P+1"], before: Array, seen: "Sight", after: Array) -> tuple[Array, "Sight"]:
         """Relative size of the error `e` of a step, the largest of what it does to the coordinates, to beta, to the

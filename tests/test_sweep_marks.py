@@ -244,7 +244,8 @@ def test_a_terminal_is_no_other_sweep(tmp_path):
     for terminal in (False, True):
         master, slave = pty.openpty()
         out = slave if terminal else subprocess.DEVNULL
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ, stdout=out, check=True)
+        environment = os.environ | {"JAX_ENABLE_X64": "1"}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=out, check=True)
         os.close(master), os.close(slave)
         told.append(ast.literal_eval((tmp_path / "told").read_text()))
     assert told[0][:-1] == told[1][:-1] and [part[-1] for part in told] == [False, True]
