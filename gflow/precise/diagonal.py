@@ -105,7 +105,7 @@ def _start(problem: Any) -> arb:
 
 
 class _Answer:
-    """What is known of the saves: values of the last solution and digits by comparison with the one before."""
+    """What is known of the saves: values of the last solution and digits by comparison with those before."""
 
     def __init__(self):
         self.values: list[dict[str, list[arb]]] = []
@@ -116,7 +116,8 @@ class _Answer:
 
 def _verified(network: DualNetwork, make: Callable, points: list, digits: int, progress: Any) -> _Answer:
     """Solve, and solve again with more, until two solutions agree to `digits`."""
-    answer, before, seed = _Answer(), None, None
+    answer, seed = _Answer(), None
+    earlier: list[list[dict[str, list[arb]]]] = []
     more, reached = 0, 0.0
     with _bar(points, progress) as report:
         for attempt in range(_ROUNDS):
@@ -132,23 +133,32 @@ def _verified(network: DualNetwork, make: Callable, points: list, digits: int, p
             answer.runs.append(run.path.counts)
             values = [_values(run, state) for state in run.saves]
             if interrupted or stuck:
-                done = min(len(values), len(before or []))
-                answer.values = (before or values) if done < len(before or values) else values
-                answer.verified = [_agreement(a, b, settings) for a, b in zip(before or [], values, strict=False)]
+                before = earlier[-1] if earlier else []
+                done = min(len(values), len(before))
+                answer.values = before if done < len(before) else values
+                answer.verified = _best(earlier, values, settings)
                 what = "The run was interrupted" if interrupted else "The steps shrank to nothing"
                 answer.status = f"{what}: {len(answer.values)} of {len(points)} saves are there, {done} verified."
                 return answer
             answer.values = values
-            if before is not None:
-                answer.verified = [_agreement(a, b, settings) for a, b in zip(before, values, strict=True)]
+            if earlier:
+                answer.verified = _best(earlier, values, settings)
                 reached = min(min(v.values()) for v in answer.verified)
                 if reached >= digits:
                     answer.status = f"The flow reached the stop; two solutions agree to {math.floor(reached)} digits."
                     return answer
-                more += math.ceil(digits - reached) + 3
-            before, seed = values, run.path
+                # Rates, and physical time with them, gain fewer digits than are added.
+                more += math.ceil(1.5 * (digits - reached)) + 3
+            earlier.append(values)
+            seed = run.path
     answer.status = f"The flow reached the stop, but only {math.floor(reached)} of {digits} digits could be verified."
     return answer
+
+
+def _best(earlier: list, values: list[dict], settings: Settings) -> list[dict[str, float]]:
+    """Digits of every save by the solution before that agrees best: one that went wrong does not count for ever."""
+    found = [[_agreement(a, b, settings) for a, b in zip(before, values, strict=False)] for before in earlier]
+    return [max(each, key=lambda digits: min(digits.values())) for each in zip(*found, strict=True)]
 
 
 def _settings(digits: int, other: int) -> Settings:

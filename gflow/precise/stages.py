@@ -3,8 +3,9 @@
 Over a step, s in [0, 1], the collocation polynomial of dz/ds takes the values E_jn at the nodes, so the stages are at
 z_j = z_0 + sum_i A_ji E_i, and the equations are V_jn = implied_n(margins at z_j) with E = e^V (classification) or
 E = V (square loss). A float64 matrix gains ten digits and more per iteration, whatever the precision of the residual
-(mixed-precision refinement: Moler 1967, doi 10.1145/321386.321394). Samples with negligible
-weights are not solved for: what they should be is read off the margins.
+(mixed-precision refinement: Moler 1967, doi 10.1145/321386.321394), so a residual is worked out to the bits that the
+matrix can make use of: few at first, all in the end. Samples with negligible weights are not solved for: what they
+should be is read off the margins.
 """
 
 import math
@@ -12,15 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flint import arb, arb_mat
+from flint import arb, arb_mat, ctx
 
-from .exact import LOG2_10, log10
+from .exact import LOG2_10, log10, working_precision
 from .matrix import Clock, Failure, newton_matrix
 from .network import DualNetwork, Place
 from .tableau import Tableau
 
 # log2 of the part of an error that rounding in the float64 matrix leaves.
 _ROUNDING = -46.0
+# Bits of a residual below its size: what the matrix uses of them, and some for rounding.
+_USED = 100.0
+# Updates below 2^_SMALL are followed by changes of the rates.
+_SMALL = -40.0
 
 
 @dataclass(eq=False)
@@ -68,27 +73,32 @@ def solve(
     last, stalled = math.inf, 0
     # log2 of what the matrix leaves of an error: as much as was wrong where it was made, at best rounding.
     power = 0.0
+    whole = ctx.prec
+    rates = _Rates(network, problem, tableau, clock, 64 + int(whole + goal))
     for iteration in range(1, 60):
         counts["newton"] += 1
-        E = problem.rates(V, clock)
-        dz, dx = _increments(network, tableau, E)
-        beta = network.beta(place, dx)
-        if beta is None:
-            raise Failure("beyond the pole")
-        if inspect is not None and last < -14.0:
-            inspect(E, last / LOG2_10)
-        margins = (arb_mat(s, network.inputs, beta) * network.XT).entries()
-        linear = problem.relations(margins, V, E, clock)
-        wrong = last + power
-        fresh = last > -20.0 or _pays(goal - wrong, power, wrong)
-        if matrix is None or fresh or matrix.misses(linear):
-            matrix = newton_matrix(network, problem, tableau, clock, linear, V, E, network.log_slopes(place, dx))
-            counts["factorizations"] += 1
-            fresh = True
-        # Residuals are scaled into the range of float64 by the size of the last update.
-        shift = int(last) if -1e9 < last < -40.0 else 0
-        unknown = arb_mat(s, n, V)
-        update, worst = matrix.update(unknown - arb_mat(s, n, linear.implied), shift)
+        # The first residual tells how good the guess is.
+        spare = max(int(last - _USED - goal), 0) if last < math.inf else 0
+        E, dz = rates.follow(V, last, spare)
+        with working_precision(whole - spare):
+            dx = (dz * network.X).entries()
+            beta = network.beta(place, dx)
+            if beta is None:
+                raise Failure("beyond the pole")
+            if inspect is not None and last < -14.0:
+                inspect(E, last / LOG2_10)
+            margins = (arb_mat(s, network.inputs, beta) * network.XT).entries()
+            linear = problem.relations(margins, V, E, clock)
+            wrong = last + power
+            fresh = last > -20.0 or _pays(goal - wrong, power, wrong)
+            if matrix is None or fresh or matrix.misses(linear):
+                matrix = newton_matrix(network, problem, tableau, clock, linear, V, E, network.log_slopes(place, dx))
+                counts["factorizations"] += 1
+                fresh = True
+            # Residuals are scaled into the range of float64 by the size of the last update.
+            shift = int(last) if -1e9 < last < -40.0 else 0
+            unknown = arb_mat(s, n, V)
+            update, worst = matrix.update(unknown - arb_mat(s, n, linear.implied), shift)
         size = math.log2(worst) + shift if worst > 0 else -math.inf
         power = min(max(size, _ROUNDING), -1.0) if fresh else power
         damping = 0 if size < 0.5 else math.ceil(size - 0.5)
@@ -100,9 +110,8 @@ def solve(
             V[k::n] = [v.mid() for v in linear.implied[k::n]]
         gain = size - last
         if moved < goal and (size < goal or (gain < -10.0 and size + max(gain, -40.0) < goal)):
-            E = problem.rates(V, clock)
-            dz, dx = _increments(network, tableau, E)
-            return Stages(V, E, dz, dx, linear.gamma, linear.pace, iteration)
+            E, dz = rates.follow(V, size, 0)
+            return Stages(V, E, dz.entries(), (dz * network.X).entries(), linear.gamma, linear.pace, iteration)
         stalled = stalled + 1 if iteration > 8 and gain > -1.0 else 0
         if stalled > 3 or size > 1e6:
             raise Failure("no convergence")
@@ -125,6 +134,38 @@ def _moved(V: list[arb], implied: list[arb], pace: list[arb]) -> float:
     return worst
 
 
-def _increments(network: DualNetwork, tableau: Tableau, E: list[arb]) -> tuple[list[arb], list[arb]]:
-    dz = tableau.integrals * arb_mat(tableau.stages, network.samples, E)
-    return dz.entries(), (dz * network.X).entries()
+class _Rates:
+    """E and the increments A E of z along the iterations.
+
+    A small update of V changes E by little. That change, rounded to the `kept` bits which the next residual can show,
+    is added to E, and its product with A to A E: a fraction of the work of a whole product.
+    """
+
+    def __init__(self, network: DualNetwork, problem: Any, tableau: Tableau, clock: Clock, kept: int):
+        self.problem, self.tableau, self.clock, self.kept = problem, tableau, clock, kept
+        self.shape = tableau.stages, network.samples
+        self.E: list[arb] = []
+        self.dz = arb_mat(*self.shape)
+        self.whole = False
+
+    def follow(self, V: list[arb], last: float, spare: int) -> tuple[list[arb], arb_mat]:
+        """E and A E for V, which has moved by 2^`last`, right to all bits but `spare`."""
+        bits, small = ctx.prec, last < _SMALL
+        if not (small and self.whole):
+            with working_precision(bits if small else bits - spare):
+                self.E = self.problem.rates(V, self.clock)
+                self.dz = self._increments(self.E)
+                self.whole = ctx.prec == bits
+            return self.E, self.dz
+        with working_precision(bits - spare):
+            rates: list[arb] = self.problem.rates(V, self.clock)
+        with working_precision(self.kept):
+            change = [(new - old).mid() for new, old in zip(rates, self.E, strict=True)]
+        self.E = [(old + by).mid() if new != 0 else new for old, by, new in zip(self.E, change, rates, strict=True)]
+        with working_precision(min(int(max(bits + last, 0.0)) + 2 * self.kept, bits)):
+            grown = self._increments(change)
+        self.dz = (self.dz + grown).mid()
+        return self.E, self.dz
+
+    def _increments(self, E: list[arb]) -> arb_mat:
+        return (self.tableau.integrals_to(ctx.prec) * arb_mat(*self.shape, E)).mid()

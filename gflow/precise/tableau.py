@@ -13,7 +13,7 @@ Source: Hairer & Wanner, Solving Ordinary Differential Equations II (1996), sect
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flint import arb, arb_mat, arb_poly, ctx, fmpq_poly
@@ -40,6 +40,15 @@ class Tableau:
     barycentric: list[arb]
     last: arb_mat
     powers: list[list[arb]]
+    rounded: dict[int, arb_mat] = field(default_factory=dict)
+
+    def integrals_to(self, bits: int) -> arb_mat:
+        """`integrals` rounded to little more than `bits` bits, so that products with it cost no more than they must."""
+        bits = _step_up(bits)
+        if bits not in self.rounded:
+            with working_precision(bits):
+                self.rounded[bits] = (self.integrals * arb(1)).mid()
+        return self.rounded[bits]
 
     def evaluate(self, coefficients: arb_mat, positions: list[arb]) -> list[arb]:
         """Values of Legendre series, one a column, at positions in units of the step; position-major."""
@@ -67,10 +76,15 @@ def legendre(count: int, t: arb) -> list[arb]:
 
 def radau(stages: int, bits: int) -> Tableau:
     """The tableau to at least `bits` bits; kept for a few sizes of precision."""
-    rounded = 64
-    while rounded < bits:
-        rounded = int(rounded * 1.25) + 1
-    return _radau(stages, rounded)
+    return _radau(stages, _step_up(bits))
+
+
+def _step_up(bits: int) -> int:
+    """The next of a few sizes of precision."""
+    size = 64
+    while size < bits:
+        size = int(size * 1.25) + 1
+    return size
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ import numpy as np
 from flint import arb, arb_mat, ctx
 from scipy.linalg import lu_factor, lu_solve
 
-from .exact import log10
+from .exact import log10, working_precision
 from .grids import LossGrid
 from .path import Run
 from .records import Record, State
@@ -64,10 +64,10 @@ def _from(record: Record, rates: list[arb], speeds: list[arb], start: arb) -> ar
     inverse = [(1 / (1 + v)).mid() for v in speeds]
     shares = [(v * i).mid() for v, i in zip(speeds, inverse, strict=True)]
     right = [start + v for v in (A * arb_mat(s, 1, rates)).entries()]
+    table = arb_mat([[a * v for a, v in zip(row, shares, strict=True)] for row in A.tolist()])
 
     def apply(H: list[arb]) -> list[arb]:
-        product = (A * arb_mat(s, 1, [h * v for h, v in zip(H, shares, strict=True)])).entries()
-        return [h * i + p for h, i, p in zip(H, inverse, product, strict=True)]
+        return [h * i + p for h, i, p in zip(H, inverse, (table * arb_mat(s, 1, H)).entries(), strict=True)]
 
     matrix = record.tableau.integrals_float * np.array([float(v) for v in shares])
     matrix += np.diag([float(v) for v in inverse])
@@ -99,17 +99,23 @@ def _smooth(record: Record, rates: list[arb], speeds: list[arb]) -> arb:
 
 
 def refine(matrix: np.ndarray, apply: Callable[[list[arb]], list[arb]], right: list[arb]) -> list[arb]:
-    """Solve apply(x) = right to the working precision with the LU factors of its float64 matrix."""
+    """Solve apply(x) = right to the working precision with the LU factors of its float64 matrix.
+
+    What an update leaves of the residual follows from the update alone, and takes the fewer bits the smaller it is.
+    """
     factors = lu_factor(matrix, check_finite=False)
-    x, shift = [arb(0)] * len(right), 0
+    x, gap, shift = [arb(0)] * len(right), right, 0
+    whole = ctx.prec
     for _ in range(100):
-        scale = arb((1, shift))
-        gap = np.array([float((r - v) * scale) for r, v in zip(right, apply(x), strict=True)])
-        step = lu_solve(factors, gap, check_finite=False)
-        x = [(a + arb(float(v)) / scale).mid() for a, v in zip(x, step, strict=True)]
+        scale = arb((1, -shift))
+        step = lu_solve(factors, np.array([float(v / scale) for v in gap]), check_finite=False)
+        update = [arb(float(v)) * scale for v in step]
+        x = [(a + b).mid() for a, b in zip(x, update, strict=True)]
         size = float(np.max(np.abs(step)))
-        if size == 0 or shift - np.log2(size) > ctx.prec - 8:
+        if size == 0 or shift - np.log2(size) > whole - 8:
             break
+        with working_precision(max(whole - shift, 0) + 70):
+            gap = [(r - v).mid() for r, v in zip(gap, apply(update), strict=True)]
         shift = max(shift, int(shift - np.log2(size)))
     return x
 

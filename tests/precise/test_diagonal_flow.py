@@ -18,6 +18,9 @@ X = [["1/2", "1", "-3/8", "1/4", "5/8", "-1/8"], ["-1/4", "7/8", "1", "3/8", "-1
      ["9/8", "-3/8", "1/2", "-5/8", "1/4", "1"]]  # fmt: skip
 # Samples leave the support and come back.
 KINKS = REFERENCE["P4"]["X"]
+# And once more, the last time at 8e8.
+KINKS_OF_BENCHMARK = [["-3/2", "-1/8", "-1/4", "-7/8", "-1/2", "-3/2"], ["9/8", "-7/8", "-1/8", "-5/4", "-5/4", "-7/8"],
+                      ["-1/2", "-1/2", "1/8", "-1/2", "-15/8", "-11/8"]]  # fmt: skip
 ONES = [1, 1, 1]
 
 
@@ -220,6 +223,13 @@ def test_stated_digits_hold_against_a_finer_run():
     limit = mpf(10) ** -min(coarse.digits, 19)
     assert error(coarse.beta, fine.beta) < limit and error(coarse.dual, fine.dual) < limit
     assert np.max(np.abs(coarse.log_time - fine.log_time)) < limit
+
+
+def test_one_solution_that_falls_short_is_outvoted():
+    """The second one has log t to 44 digits here, by chance: the first and the third agree."""
+    run = precise.diagonal_flow(KINKS_OF_BENCHMARK, ONES, depth=3, stop=230, digits=50)
+    assert run.success and run.digits >= 50
+    assert len(run.stats["runs"]) <= 3
 
 
 @pytest.mark.slow
