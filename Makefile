@@ -43,7 +43,7 @@ docs: $(DOCS)
 	GFLOW_EXECUTE=true $(BIN)/python -m mkdocs build --strict
 
 docs-check: $(DOCS)
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 papers: $(CLI)
 	$(BIN)/gflow reproduce all --quick --out build/papers

@@ -16,6 +16,7 @@ import gflow
 from gflow.charts import chart_of
 from gflow.flow import Flow
 from gflow.kinks import HiddenLayer
+from gflow.kinks.chart import piecewise_chart
 from gflow.kinks.layer import has_undeclared_kinks
 from gflow.kinks.origin import from_origin
 from gflow.models import ReLUNeuron, TwoLayerNetwork
@@ -734,3 +735,47 @@ def test_a_neuron_that_is_learned_second_keeps_its_digits():
     # Ei(x p) - Ei(x p_0) = x t.
     started = np.euler_gamma + np.log(x * scale**2)
     assert float(expi(x * p)) - started == pytest.approx(x * time, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [gflow.losses.Exponential(), gflow.losses.Square()], ids=["exponential", "square"])
+def test_samples_orthogonal_but_for_rounding_are_orthogonal(loss):
+    """A neuron rests on the kink of a sample beside which nothing drives it: rounding of the products decided anew, and
+    for ever, on which side of it. As on the axes, where the products are zero."""
+    stop, ended = 8.0, 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        y = np.sign(rng.normal(size=3))
+        z = 0.1 * rng.normal(size=(4, 3))
+        a = rng.choice([-1.0, 1.0], size=4) * np.linalg.norm(z, axis=1)
+        flows = [
+            gflow.gradient_flow(TwoLayerNetwork(z @ turn, a, slope=0.0), turn, y, loss=loss, clock=gflow.TimeClock(),
+                                stop=stop, throw=False)
+            for turn in (np.eye(3), axes)
+        ]  # fmt: skip
+        assert flows[1].success == flows[0].success
+        if not (flows[0].success and all(e.unique for e in flows[0].events)):
+            continue
+        ended += 1
+        ends = [np.asarray(flow.final.hidden) @ turn.T for flow, turn in zip(flows, (np.eye(3), axes), strict=True)]
+        np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6, atol=1e-9 * np.abs(ends[0]).max())
+        named = [[(e.neuron, e.sample, e.kind, e.resolved) for e in flow.events] for flow in flows]
+        assert named[1] == named[0]
+    assert ended >= 4
+
+
+def test_orthogonal_groups_have_axes_of_their_own():
+    """Whatever the turn: products across groups, and of the first of a group with rows orthogonal to it, are zero."""
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    groups = np.zeros((6, 6))
+    groups[:2, :2], groups[2:4, 2:4], groups[4:, 4:] = rng.normal(size=(3, 2, 2))
+    X = groups @ turn
+    network = TwoLayerNetwork(rng.normal(size=(2, 6)), np.ones(2))
+    chart = piecewise_chart(network, jnp.asarray(X), jnp.ones(6), gflow.losses.Exponential(), jnp.ones(()))
+    E = np.asarray(chart.directions)
+    products, unit = E @ E.T, X / np.linalg.norm(X, axis=1, keepdims=True)
+    np.testing.assert_allclose(products, unit @ unit.T, atol=1e-15)
+    assert np.all(products[np.kron(np.eye(3), np.ones((2, 2))) == 0] == 0)
+    basis = np.asarray(chart.basis)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(6), atol=1e-14)

@@ -143,10 +143,18 @@ def test_what_the_type_checker_overlooks_is_listed():
 
 
 def test_site_lists_every_page():
-    """The navigation names each page of docs and each study."""
+    """The navigation names each page of docs, each study and each page that is made from another file."""
     listed = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert pages | {f"papers/{name}.md" for name in STUDIES} <= listed
+    made = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks" / "results").glob("*.md")}
+    assert pages | made | {f"papers/{name}.md" for name in STUDIES} <= listed
+
+
+def test_the_build_of_ci_counts_warnings():
+    """`--quiet` would hide them from `--strict` as well."""
+    builds = [line for line in (ROOT / "Makefile").read_text().splitlines() if "mkdocs build" in line]
+    assert len(builds) == 2
+    assert all("--strict" in line and "--quiet" not in line and "-q" not in line.split() for line in builds)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)

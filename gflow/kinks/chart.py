@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from scipy.sparse.csgraph import connected_components
 
 from ..charts import AbstractChart, error_of_rows, Velocity
 from ..validate import traced
@@ -27,6 +28,7 @@ from .layer import HiddenLayer
 _SMALL = 1e-8
 # Unit vectors that differ by less are one.
 _SAME = 1e-14
+_EPS = float(np.finfo(float).eps)
 
 
 class Pattern(eqx.Module):
@@ -160,10 +162,13 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
         inputs = jnp.append(X, jnp.ones((N, 1)), axis=1)
         weights = jnp.append(weights, layer.bias[:, None], axis=1)
     first, owner = (np.arange(N), np.arange(N)) if traced(inputs) else _parallel(np.asarray(inputs))
-    basis = _span(inputs[first])
+    groups = None if traced(inputs) else _orthogonal_groups(np.asarray(inputs[first]))
+    basis = _span(inputs[first]) if groups is None else jnp.asarray(groups[0])
     inside = weights @ basis
     size = jnp.linalg.norm(inputs[first], axis=1, keepdims=True)
     directions = (inputs[first] @ basis) / jnp.where(size > 0, size, 1.0)
+    if groups is not None:
+        directions = jnp.where(groups[1], 0.0, directions)
     multiple = jnp.sum(directions[owner] * (inputs @ basis), axis=1)
     member = jnp.asarray(owner[None] == np.arange(first.size)[:, None])
     share = lambda up: jnp.where(member, jnp.where(up, multiple, layer.slope * multiple)[None], 0.0)
@@ -203,6 +208,47 @@ def _span(rows: Array) -> Array:
         if 0 < rank < min(k, d):
             return jnp.asarray(axes[:rank].T)
     return jnp.eye(d) if d <= k else jnp.linalg.qr(rows.T)[0]
+
+
+def _orthogonal_groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """A basis of the span of rows some of which are orthogonal but for rounding, and which coordinates of which rows
+    are zero in it; None where there are no such rows.
+
+    A neuron rests, with mu at a bound, on the kink of a sample that is orthogonal to all that drives it: what rounding
+    leaves of their product would decide anew, and for ever, whether it does. So groups of rows that are orthogonal to
+    one another have axes of their own, and of a group those come first that are so among themselves.
+    """
+    size = np.linalg.norm(rows, axis=1)
+    unit = rows / np.where(size > 0, size, 1.0)[:, None]
+    gram, small = np.abs(unit @ unit.T), 4 * _EPS * np.sqrt(rows.shape[1])
+    if not np.any((gram > 0) & (gram <= small)):
+        return None
+    count, group = connected_components(gram > small, directed=False)
+    every = [_axes(unit[group == g], small) for g in range(count)]
+    basis, triangle = np.linalg.qr(np.concatenate(every).T)
+    basis = basis * np.sign(np.diag(triangle))
+    owner = np.repeat(np.arange(count), [len(axes) for axes in every])
+    return basis, (group[:, None] != owner[None]) | (np.abs(unit @ basis) <= small)
+
+
+def _axes(unit: np.ndarray, small: float) -> np.ndarray:
+    """An orthonormal basis of the span of unit vectors, a row each, by Gram-Schmidt in rounds: each takes as many as are
+    orthogonal to one another."""
+    axes, left = np.zeros((0, unit.shape[1])), unit
+    while True:
+        norms = np.linalg.norm(left, axis=1)
+        if not np.max(norms, initial=0.0) > max(unit.shape) * _EPS or len(axes) == unit.shape[1]:
+            return axes
+        chosen: list[int] = []
+        for i in np.argsort(-norms, kind="stable"):
+            if norms[i] > 0.1 * np.max(norms) and np.all(np.abs(left[chosen] @ left[i]) <= small * norms[i]):
+                chosen.append(i)
+        new = np.linalg.qr((left[chosen] / norms[chosen, None]).T)[0].T
+        axes = np.concatenate([axes, new])
+        # Twice: what rounding leaves of the projection is large beside a small remainder.
+        for _ in range(2):
+            left = left - (left @ axes.T) @ axes
+        left[chosen] = 0.0
 
 
 def shares_kinks(model: Any, X: Any) -> bool:
