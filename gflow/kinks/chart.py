@@ -232,8 +232,8 @@ def _orthogonal_groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def _axes(unit: np.ndarray, small: float) -> np.ndarray:
-    """An orthonormal basis of the span of unit vectors, a row each, by Gram-Schmidt in rounds: each takes as many as are
-    orthogonal to one another."""
+    """An orthonormal basis of the span of unit vectors (rows), by Gram-Schmidt in rounds, each of which takes as many
+    as are orthogonal to one another."""
     axes, left = np.zeros((0, unit.shape[1])), unit
     while True:
         norms = np.linalg.norm(left, axis=1)

@@ -24,6 +24,10 @@ from .search import ARMED
 KINDS = ("up", "down", "slide", "leave up", "leave down", "stay", "near")
 # What a run may be off by, in units of rtol: nearer to zero than this, a slack may as well be on the other side.
 _BLUR = 10.0
+# Rounding of a slack relative to its scale, and of residuals relative to the outputs: nearer, events happen at once.
+_ROUNDING = 4 * float(np.finfo(float).eps)
+# And of mu at a bound relative to the pulls that it balances, with room.
+_REST = 4 * _ROUNDING
 # Two samples' directions count as dependent below this squared distance.
 _DEPENDENT = 1e-10
 
@@ -105,15 +109,21 @@ def empty_log(neurons: int, kinks: int) -> EventLog:
 
 
 def slacks(
-    chart: PiecewiseChart, v: Array, output: Array, pattern: Pattern, p: Array, n: Array
+    flow: Flow, v: Array, output: Array, pattern: Pattern, c: Array
 ) -> Float[Array, "3 m k"]:
     """Functions that are positive on the pattern; an event is where one reaches zero.
 
     Of a free pair the first: its pre-activation on its side. Of a pair that slides the second and the third: how far mu
-    is from the pull of the upper and of the lower side; and the first: whether the kink attracts.
+    is from the pull of the upper and of the lower side; and the first: whether the kink attracts. mu may rest at a
+    bound for ever: what rounding does to it there is no event.
     """
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
     E, sides = chart.directions, pattern.sides
-    _, _, mu = pull_on(pattern, E, p, n)
+    p, n = chart.pulls(c)
+    h, _, mu = pull_on(pattern, E, p, n)
+    # Pulls that turn do pass through a bound at which mu rests.
+    margin = _REST * jnp.sqrt(jnp.sum(h**2, axis=1, keepdims=True)) if _relative(flow) else 0.0
+    margin = jax.lax.stop_gradient(margin)
     p, n = p[None], n[None]
     toward = jnp.sign(p - n)
     free = sides * (v @ E.T)
@@ -121,14 +131,22 @@ def slacks(
     slides = sides == 0
     # A neuron held at the origin by more kinks than dimensions stays there.
     held = jnp.sum(slides, axis=1, keepdims=True) > E.shape[1]
-    bounds = jnp.stack([jnp.where(slides, attracts, free), (p - mu) * toward, (mu - n) * toward])
+    bounds = jnp.stack(
+        [jnp.where(slides, attracts, free), (p - mu) * toward + margin, (mu - n) * toward + margin]
+    )
     only = jnp.stack([jnp.ones_like(slides), slides, slides]) & ~(held & slides)[None]
     return jnp.where(only, bounds, jnp.inf)
 
 
-def scales(chart: PiecewiseChart, a: Array, c: Array, relative: bool) -> Float[Array, "3 m k"]:
+def _relative(flow: Flow) -> bool:
+    """Whether the weight of each sample is known relative to itself."""
+    return not isinstance(flow.loss, Square)
+
+
+def scales(flow: Flow, a: Array, c: Array) -> Float[Array, "3 m k"]:
     """The sizes of what the slacks are differences of. mu balances the pulls of samples that the neuron sees, beside
-    which that of its kink may be large for ever. Is each weight not known `relative` to itself, all pulls count."""
+    which that of its kink may be large for ever. Is each weight not known relative to itself, all pulls count."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
     v, output = chart.split(a)
     p, n = chart.pulls(c)
     sides = chart.pattern.sides
@@ -136,17 +154,18 @@ def scales(chart: PiecewiseChart, a: Array, c: Array, relative: bool) -> Float[A
     size = jnp.where(size > 0, size, jnp.abs(output)[:, None])
     pulls = jnp.where(sides > 0, p[None], jnp.where(sides < 0, n[None], 0.0))
     # Residuals are rounded as the outputs are.
-    mu = jnp.sqrt(jnp.sum(pulls**2, axis=1, keepdims=True) if relative else jnp.sum(p**2 + n**2)[None, None])
+    mu = jnp.sqrt(jnp.sum(pulls**2, axis=1, keepdims=True) if _relative(flow) else jnp.sum(p**2 + n**2)[None, None])
     bound = lambda h: jnp.maximum(jnp.abs(h)[None], mu)
     return jnp.stack([jnp.broadcast_to(v, sides.shape) for v in (size, bound(p), bound(n))])
 
 
 class Watch(NamedTuple):
-    """The slacks at a point, their derivatives along the arc length, and their scales."""
+    """The slacks at a point, their derivatives along the arc length, their scales, and what they are rounded by."""
 
     slack: Float[Array, "3 m k"]
     drift: Float[Array, "3 m k"]
     scale: Float[Array, "3 m k"]
+    rounding: Float[Array, "3 m k"]
 
     def deep(self, before: "Watch", length: Array, fuzz: Array) -> Bool[Array, "3 m k"]:
         """Whether each slack would turn more than `fuzz` beyond zero, by how its slope has changed on a step."""
@@ -161,17 +180,30 @@ class Watch(NamedTuple):
 
 def watch(flow: Flow, a: Array, rate: Array | None = None) -> Watch:
     """`rate`: the derivative of `a` along the arc length, where it is known."""
-    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
     rate = flow.rate(a).coordinates if rate is None else rate
     slack, drift, c = jax.jvp(lambda b: slack_at(flow, b), (a,), (rate,), has_aux=True)
-    return Watch(slack, drift, scales(chart, a, c, not isinstance(flow.loss, Square)))
+    scale = scales(flow, a, c)
+    return Watch(slack, drift, scale, (_ROUNDING * scale).at[1:].add(_doubt(flow, a, c)))
 
 
 def slack_at(flow: Flow, a: Array) -> tuple[Float[Array, "3 m k"], Float[Array, " N"]]:
     """The slacks, and the weights of the samples that go with them."""
     chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
     c = flow.loss.weights(chart.outputs(a, flow.X), flow.y)
-    return slacks(chart, *chart.split(a), chart.pattern, *chart.pulls(c)), c
+    return slacks(flow, *chart.split(a), chart.pattern, c), c
+
+
+def _doubt(flow: Flow, a: Array, c: Array) -> Float[Array, " k"]:
+    """Rounding of the pulls of each kink beyond that relative to all: of residuals, which are rounded as the outputs
+    are, however small all of them may be."""
+    chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+    if _relative(flow):
+        return jnp.zeros(chart.positive.shape[0])
+    outputs = chart.outputs(a, flow.X)
+    size = jnp.sqrt(jnp.sum((outputs - flow.y) ** 2))
+    by_residual = jnp.sqrt(jnp.sum(c**2)) / jnp.where(size > 0, size, 1.0)
+    each = _ROUNDING * by_residual * (jnp.abs(outputs) + jnp.abs(flow.y))
+    return jnp.maximum(jnp.abs(chart.positive), jnp.abs(chart.negative)) @ each
 
 
 def blur(seen: Watch, rtol: Array) -> Float[Array, "3 m k"]:
@@ -188,7 +220,7 @@ def slack_of(flow: Flow, a: Array, index: tuple) -> Float[Array, ""]:
     v, output = chart.split(a)
     kind, j, k = index
     pattern = Pattern(chart.pattern.sides[j][None], chart.pattern.holds[j][None], chart.pattern.slides)
-    return slacks(chart, v[j][None], output[j][None], pattern, *chart.pulls(c))[kind, 0, k]
+    return slacks(flow, v[j][None], output[j][None], pattern, c)[kind, 0, k]
 
 
 def decide(

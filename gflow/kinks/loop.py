@@ -35,8 +35,6 @@ _NEAR = 1e-5
 # Elsewhere it serves where its error is below this share of the tolerance.
 _DENSE = 0.03
 _BEYOND = 1e-6
-# Events closer than this, relative to the scale of the slack, happen at once.
-_TIE = 4 * _EPS
 # Pulls of the two sides closer than this, relative to all pulls, are one.
 _NARROW = 1e-9
 
@@ -253,8 +251,7 @@ def _locate(
     """An event, seen on the cubic of its slack, on the dense output: where, as a share of the step; whether it is found
     and whether the dense output is sharp enough there."""
     h = p.h
-    rounding = _TIE * p.watch.scale[index]
-    # Of residuals much smaller than the outputs the slack has more: then the place is as sharp as the coordinates are.
+    rounding = p.watch.rounding[index]
     own = jnp.sqrt(jnp.mean(p.state[:-1] ** 2)) / flow.chart.length(p.state[:-1])
     sharpest = jnp.maximum(1e-13, 4 * _EPS * own / h)
 
@@ -310,7 +307,7 @@ def _meet(
 
     def at_once(p: Position):
         w = p.watch
-        now = p.armed & (w.slack <= _TIE * w.scale) & (w.drift < 0)
+        now = p.armed & (w.slack <= w.rounding) & (w.drift < 0)
         return jnp.any(now), jnp.unravel_index(jnp.argmax(now), now.shape)
 
     def body(carry):
