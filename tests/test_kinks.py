@@ -765,7 +765,7 @@ def test_samples_orthogonal_but_for_rounding_are_orthogonal(loss):
 
 
 def test_orthogonal_groups_have_axes_of_their_own():
-    """Whatever the turn: products across groups, and of the first of a group with rows orthogonal to it, are zero."""
+    """Whatever the turn: products across groups are zero."""
     rng = np.random.default_rng(3)
     turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     groups = np.zeros((6, 6))

@@ -162,8 +162,10 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
         inputs = jnp.append(X, jnp.ones((N, 1)), axis=1)
         weights = jnp.append(weights, layer.bias[:, None], axis=1)
     first, owner = (np.arange(N), np.arange(N)) if traced(inputs) else _parallel(np.asarray(inputs))
-    groups = None if traced(inputs) else _orthogonal_groups(np.asarray(inputs[first]))
-    basis = _span(inputs[first]) if groups is None else jnp.asarray(groups[0])
+    # Inside of a transformation what is known becomes unknown by an index.
+    known = None if traced(inputs) else np.asarray(inputs)[first]
+    groups = None if known is None else _orthogonal_groups(known)
+    basis = _span(inputs if known is None else known) if groups is None else jnp.asarray(groups[0])
     inside = weights @ basis
     size = jnp.linalg.norm(inputs[first], axis=1, keepdims=True)
     directions = (inputs[first] @ basis) / jnp.where(size > 0, size, 1.0)
@@ -199,7 +201,7 @@ def piecewise_chart(model: Any, X: Array, y: Array, loss: Any, at_kink: Array) -
     return eqx.tree_at(lambda c: c.floor, chart, jnp.where(jnp.any(a != 0), _SMALL * jnp.sqrt(jnp.mean(a**2)), floor))
 
 
-def _span(rows: Array) -> Array:
+def _span(rows: Array | np.ndarray) -> Array:
     """An orthonormal basis of the span of the rows, shape (d, r): the axes where it is all."""
     k, d = rows.shape
     if not traced(rows):

@@ -95,7 +95,7 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     status = jnp.where(chart.shared, int(Status.parallel_samples), status)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     fields["status"] = as_code(status)
-    return Position(**fields, pattern=pattern, armed=seen.armed, clear=seen.slack > 0, watch=seen, log=log)
+    return Position(**fields, pattern=pattern, armed=seen.armed, clear=seen.slack > 8 * seen.rounding, watch=seen, log=log)
 
 
 def advance(
