@@ -94,8 +94,8 @@ def start(flow: Flow, solver: Any, rtol: Array) -> Position:
     status = jnp.where(jnp.any(every.dependent), int(Status.kinks_meet), base.status)
     status = jnp.where(chart.shared, int(Status.parallel_samples), status)
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    fields["status"] = as_code(status)
-    return Position(**fields, pattern=pattern, armed=seen.armed, clear=seen.slack > 8 * seen.rounding, watch=seen, log=log)
+    fields |= dict(status=as_code(status), clear=seen.slack > 8 * seen.rounding)
+    return Position(**fields, pattern=pattern, armed=seen.armed, watch=seen, log=log)
 
 
 def advance(
