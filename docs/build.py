@@ -87,7 +87,9 @@ def _moved_links(text: str, source: str, page: str) -> str:
 
     def moved(found: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[2]))
-        if target.startswith("notebooks/"):
+        if target == "notebooks":
+            there = GALLERY + "index.md"
+        elif target.startswith("notebooks/"):
             there = f"{GALLERY}{Path(target).stem}.md"
         else:
             there = pages.get(target) or target.removeprefix("docs/")

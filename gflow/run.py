@@ -173,6 +173,9 @@ def measure(
     for name, fn in (metrics or {}).items():
         parameters = inspect.signature(fn).parameters.values()
         required = [p for p in parameters if p.kind in kinds and p.default is p.empty]
+        for p in parameters:
+            if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
+                raise ValueError(f"metrics[{name!r}] needs {p.name}: give functools.partial(metric, {p.name}=...).")
         try:
             measured[name] = evaluate(fn, models, () if len(required) == 1 else (X, y))
         except _NoArray as error:

@@ -2,9 +2,10 @@
 # # The phase diagram: initialization scale against accuracy
 #
 # How far is "trained" from the sparse solution? Diagonal networks of depth 2 and 3 on iris (two of its classes), 17
-# scales, each followed to a loss of 1e-1000. The colour is the excess of ℓ₁ norm over the ℓ₁ max margin: yellow is the
-# kernel regime, dark the rich one. Dashed curves are those of constant μ = α^D/γ, γ = −log L, on which theory (Moroshko
-# et al. 2020, arXiv 2007.06738) says that one finds the same solution once the scale is large.
+# scales, each followed to a loss of 1e-1000. The colour is the excess of ℓ₁ norm over the ℓ₁ max margin: dark is the
+# sparse solution; grey is too early to tell, the norm still being below that of any classifier of margin 1. Dashed
+# curves are those of constant μ = α^D/γ, γ = −log L, on which theory (Moroshko et al. 2020, arXiv 2007.06738) says that
+# one finds the same solution once the scale is large.
 #
 #     JAX_ENABLE_X64=1 python notebooks/phase_diagram.py
 

@@ -94,6 +94,8 @@ QUESTIONED = {
     "an excess of 1e-6 is reached": "holds with the condition that D = 2",
     "D > 2: the limit is the vertex of least": "fails on set 11, D = 3, alpha = 0.05",
     "D > 2: the limit is the l1 max margin": "fails on set 33, D = 3, alpha = 0.05",
+    "every step beyond 2 / sharpness": "fails on set 0",
+    "the limit has smaller l1 norm than without noise": "fails on set 2",
 }
 
 

@@ -779,3 +779,19 @@ def test_orthogonal_groups_have_axes_of_their_own():
     assert np.all(products[np.kron(np.eye(3), np.ones((2, 2))) == 0] == 0)
     basis = np.asarray(chart.basis)
     np.testing.assert_allclose(basis.T @ basis, np.eye(6), atol=1e-14)
+
+
+@pytest.mark.parametrize("rtol", [1e-6, 1e-8, 1e-12])
+def test_three_kinks_that_meet_at_once_are_told_of(rtol):
+    """Points on a line and a bias: a neuron that slides along one of their kinks comes to all three at once. Which of
+    the others came first was decided by rounding, and with it where the neuron went."""
+    x = np.array([-0.6368, 2.1626])
+    X = np.stack([x, -1.7 * x, 0.4 * x, np.array([1.9187, -0.5351])])
+    model = TwoLayerNetwork(
+        np.array([[8.5308e-06, 3.8776e-06], [6.2282e-06, 1.3987e-05]]), np.array([-9.3206e-07, 2.2378e-05]), slope=0.5,
+        bias=np.array([-1.2639e-05, 2.1007e-05]),
+    )  # fmt: skip
+    y = np.array([1.0, 1.0, -1.0, -1.0])
+    traj = gflow.gradient_flow(model, X, y, clock=gflow.LogTimeClock(), stop=11.3, rtol=rtol, throw=False)
+    assert int(traj.status_code) == Status.kinks_meet
+    assert abs(float(jnp.exp(traj.log_time[-1])) - 6.6928) < 1e-3

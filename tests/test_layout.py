@@ -1,6 +1,7 @@
 """Arrows point one way: a room of the house imports only from those before it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def test_imports_point_one_way(room):
 def test_every_room_is_listed():
     there = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert there - {"__init__"} == set(ROOMS)
+
+
+def test_the_guide_lists_rooms_in_their_order():
+    table = re.findall(r"^\| (`[^|]*`) \|", (ROOT.parent / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert [room for row in table for room in re.findall(r"`(\w+)`", row)] == ROOMS
 
 
 MOST_LINES = 400

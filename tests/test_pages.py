@@ -41,14 +41,13 @@ WITHOUT_EXAMPLE = {
     "gflow.SweepError",
     "gflow.SweepInterrupted",
 }
-X64 = 'import jax\njax.config.update("jax_enable_x64", True)\n'
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, code in PAGES.items() if code])
 def test_code_blocks_run(page, tmp_path):
     script = tmp_path / "page.py"
-    script.write_text(X64 + PAGES[page])
+    script.write_text(PAGES[page])
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -148,6 +147,14 @@ def test_site_lists_every_page():
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     made = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks" / "results").glob("*.md")}
     assert pages | made | {f"papers/{name}.md" for name in STUDIES} <= listed
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_links_between_files_work_in_the_repository(page):
+    """The site moves them; readers of the repository follow them as they are."""
+    place = ROOT / page
+    links = re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", place.read_text())
+    assert not [link for link in links if not (place.parent / link).exists()]
 
 
 def test_the_build_of_ci_counts_warnings():

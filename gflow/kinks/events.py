@@ -246,8 +246,9 @@ def _along(E: Array, v: Array, a: Array, sides: Array, met: Array, p: Array, n: 
     held, on = sides == 0, met | (sides == 0)
     sides = jnp.where(met & ~attracts, -sides, jnp.where(on, 0, sides))
     reach = E @ E.T
-    spans = jnp.sum(reach * (inverse(E, held & ~met) @ reach), axis=0)
-    dependent = jnp.any(met & (1.0 - spans < _DEPENDENT))
+    spanned = lambda which: 1.0 - jnp.sum(reach * (inverse(E, which) @ reach), axis=0) < _DEPENDENT
+    # A kink that meets with others where these meet is there as well, whichever of them rounding lets come first.
+    dependent = jnp.any(met & spanned(held & ~met)) | jnp.any(met) & jnp.any(~on & spanned(on))
     return Decision(v, *least_norm(E, a, sides, attracts & on, p, n), jnp.asarray(True), dependent)
 
 

@@ -47,7 +47,8 @@ def degree_of(model: Any, degree: Any) -> float:
         if isinstance(model, LinearModel):
             return 1
         raise ValueError(
-            f"degree must be given for {type(model).__name__}: the number L with f(x; c theta) = c^L f(x; theta)."
+            f"degree must be given for {type(model).__name__}: the number L with f(x; c theta) = c^L f(x; theta). "
+            "As a metric of a run: functools.partial(gflow.metrics.normalized_margin, degree=L)."
         )
     if isinstance(degree, Tracer) or jnp.ndim(degree) != 0 or not (degree > 0 and math.isfinite(degree)):
         raise ValueError(f"degree must be a positive number, not {degree!r}.")
