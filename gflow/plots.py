@@ -48,8 +48,10 @@ def phase_diagram(ds: xr.Dataset, depth: int, ax: Any = None, label: str = _EXCE
     late = late[np.isfinite(late)]
     top = max(float(np.nanmax(one.Q_excess_l1)), np.quantile(late, 0.98) if late.size else 0.0, 1e-3)
     colours = plt.get_cmap("cividis").with_extremes(under="0.75")
+    # A margin of a little less than 1 is no sign of being early.
+    shown = np.where(one.excess_l1.values > -0.2 * top, np.maximum(one.excess_l1.values, 0.0), -1.0)
     image = ax.pcolormesh(
-        _edges(scale), _edges(decades), one.excess_l1.values.T, cmap=colours, vmin=0.0, vmax=top, rasterized=True
+        _edges(scale), _edges(decades), shown.T, cmap=colours, vmin=0.0, vmax=top, rasterized=True
     )
     ax.figure.colorbar(image, ax=ax, label=label, extend="both")
     fine = np.geomspace(scale.min(), scale.max(), 200)
