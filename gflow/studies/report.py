@@ -302,10 +302,13 @@ def _section(
 
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
     "table{border-collapse:collapse;width:100%;font-size:.9em}td,th{border:1px solid #ccc;padding:.3em .6em;"
     "text-align:left;vertical-align:top}.yes td:last-child{color:#005a8c}.no td:last-child{color:#a34700;"
-    "font-weight:bold}img{max-width:100%;margin:1em 0}"
+    "font-weight:bold}img{max-width:100%;margin:1em 0;background:#fff}"
+    "@media(max-width:600px){table{display:block;overflow-x:auto}}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}a{color:#8ab4f8}td,th{border-color:#555}"
+    ".yes td:last-child{color:#6cb6e0}.no td:last-child{color:#f0a060}}"
 )
 
 
@@ -316,7 +319,9 @@ def _page(study: Study, quick: bool, claims: Sequence[Claim], sections: Sequence
     note += " This is the quick version." if quick else ""
     again = f"gflow reproduce {study.name}{' --quick' if quick else ''} --out DIR"
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(study.title)}</title>\n'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(study.title)}</title>\n"
         f"<style>{_STYLE}</style></head><body>\n<h1>{html.escape(study.title)}</h1>\n"
         f"<p>{html.escape(study.source)}</p>\n<p>{html.escape(study.summary)}</p>\n"
         f"<p><strong>{held} of {len(claims)} claims hold.</strong>{note} To repeat: <code>{again}</code></p>\n"
