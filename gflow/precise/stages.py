@@ -24,6 +24,8 @@ from .tableau import Tableau
 _ROUNDING = -46.0
 # Bits of a residual below its size: what the matrix uses of them, and some for rounding.
 _USED = 100.0
+# Bits of the coarsest numbers.
+_LEAST = 64
 # Updates below 2^_SMALL are followed by changes of the rates.
 _SMALL = -40.0
 
@@ -74,11 +76,13 @@ def solve(
     # log2 of what the matrix leaves of an error: as much as was wrong where it was made, at best rounding.
     power = 0.0
     whole = ctx.prec
-    rates = _Rates(network, problem, tableau, clock, 64 + int(whole + goal))
+    # What is asked for may lie beyond rounding.
+    finest = max(goal, _LEAST - whole)
+    rates = _Rates(network, problem, tableau, clock, _LEAST + int(whole + finest))
     for iteration in range(1, 60):
         counts["newton"] += 1
         # The first residual tells how good the guess is.
-        spare = max(int(last - _USED - goal), 0) if last < math.inf else 0
+        spare = min(max(int(last - _USED - finest), 0), max(whole - 2 * _LEAST, 0)) if last < math.inf else 0
         E, dz = rates.follow(V, last, spare)
         with working_precision(whole - spare):
             dx = (dz * network.X).entries()

@@ -7,9 +7,11 @@ from flint import arb, arb_mat, ctx, fmpq
 from gflow.precise.classification import Margins
 from gflow.precise.diagonal import _settings
 from gflow.precise.exact import log10, working_precision
+from gflow.precise.matrix import Failure
 from gflow.precise.network import DualNetwork
 from gflow.precise.path import Run
 from gflow.precise.regression import Residuals
+from gflow.precise.stages import solve
 from gflow.precise.times import refine
 
 ROWS = [[fmpq(1, 2), fmpq(1), fmpq(-3, 8), fmpq(1, 4)], [fmpq(-1, 4), fmpq(7, 8), fmpq(1), fmpq(3, 8)]]
@@ -68,3 +70,21 @@ def test_refinement_ends_at_rounding(bits):
         assert max(log10(a - b) for a, b in zip(found, truth, strict=True)) < largest - 0.301 * (bits - 14)
     assert len(calls) <= bits / 40 + 2
     assert calls[-1] < bits / 2 + 100
+
+
+@pytest.mark.parametrize("digits", [30, 200])
+def test_digits_beyond_rounding_are_those_of_rounding(digits):
+    """What is asked of a step may be finer than its precision; it ends at that, or says that it cannot."""
+    with working_precision(64):
+        network = DualNetwork(ROWS, 2, [fmpq(1)] * 4)
+        run = Run(network, Margins(network, False, True), _settings(30, 0))
+        run.solve([lambda: arb(20)])
+        record = run.path.records[-1]
+        clock = record.grid.clock(record.tableau.nodes)
+        run.set_precision(1.0)
+        try:
+            again = solve(network, run.problem, record.tableau, record.before.place, clock, record.stages.V, digits,
+                          run.path.counts)  # fmt: skip
+        except Failure:
+            return
+        assert max(log10(a - b) for a, b in zip(again.V, record.stages.V, strict=True)) < -28
