@@ -795,3 +795,30 @@ def test_three_kinks_that_meet_at_once_are_told_of(rtol):
     traj = gflow.gradient_flow(model, X, y, clock=gflow.LogTimeClock(), stop=11.3, rtol=rtol, throw=False)
     assert int(traj.status_code) == Status.kinks_meet
     assert abs(float(jnp.exp(traj.log_time[-1])) - 6.6928) < 1e-3
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-11])
+def test_kinks_of_nearly_parallel_samples_are_met_one_by_one(gap):
+    """Beside the kink of one sample that of its near twin is met by itself: nothing is undecided."""
+    for seed in range(1, 4):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(4, 3))
+        X[1] = 1.3 * X[0] + gap * rng.normal(size=3)
+        y = np.sign(rng.normal(size=4))
+        y[1] = y[0]
+        model = TwoLayerNetwork(0.3 * rng.normal(size=(4, 3)), 0.3 * rng.choice([-1.0, 1.0], size=4), slope=0.1)
+        traj = gflow.gradient_flow(model, X, y, clock=gflow.TimeClock(), stop=8.0)
+        assert traj.success and {e.sample for e in traj.events} >= {0, 1}
+
+
+def test_axes_that_rounding_leaves_open_change_no_sample():
+    """Two rows apart by 1e-7 and a third orthogonal to both but for rounding: the axis on which the two differ may lean
+    towards the third by 1e-9, which is more than the third's rounding."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        X = np.array([[1.0, 0, 0], [1.0, 1e-7, 0], [0, 0, 1.0]])[rng.permutation(3)] @ turn
+        network = TwoLayerNetwork(rng.normal(size=(2, 3)), np.ones(2))
+        chart = piecewise_chart(network, jnp.asarray(X), jnp.ones(3), gflow.losses.Exponential(), jnp.ones(()))
+        unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+        np.testing.assert_allclose(np.asarray(chart.directions) @ np.asarray(chart.basis).T, unit, atol=1e-14)

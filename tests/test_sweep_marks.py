@@ -102,18 +102,18 @@ class Powered(eqx.Module):
         return POWER * self.w**3 @ x
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+_BY_NAME = pytest.mark.xfail(
+    raises=gflow.SweepError, strict=True, reason="a module goes to workers by name, with the number that its file says"
+)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=[pytest.mark.slow, _BY_NAME])])
 def test_a_global_number_that_is_changed(monkeypatch, workers):
     """As in a notebook: what was compiled is of the old one."""
     make, metrics = lambda scale: Powered(scale * jnp.ones(3)), {"m": lambda model: POWER * jnp.sum(model.w)}
     go = lambda: run(make, over={"scale": [0.1, 0.5]}, metrics=metrics, save=None, stop=2.0, workers=workers)
     early = go()
     monkeypatch.setitem(globals(), "POWER", 4.0)
-    if workers:
-        # Modules go to workers by name, and there the number is what the file says.
-        with pytest.raises(gflow.SweepError, match="define them in the script"):
-            go()
-        return
     later = go()
     assert not np.any(np.isclose(early.log_time, later.log_time))
     for k, scale in enumerate((0.1, 0.5)):

@@ -218,7 +218,8 @@ def _orthogonal_groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None
 
     A neuron rests, with mu at a bound, on the kink of a sample that is orthogonal to all that drives it: what rounding
     leaves of their product would decide anew, and for ever, whether it does. So groups of rows that are orthogonal to
-    one another have axes of their own, and of a group those come first that are so among themselves.
+    one another have axes of their own, and of a group those come first that are so among themselves. None, too, where
+    that would change the rows by more than rounding.
     """
     size = np.linalg.norm(rows, axis=1)
     unit = rows / np.where(size > 0, size, 1.0)[:, None]
@@ -230,7 +231,10 @@ def _orthogonal_groups(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None
     basis, triangle = np.linalg.qr(np.concatenate(every).T)
     basis = basis * np.sign(np.diag(triangle))
     owner = np.repeat(np.arange(count), [len(axes) for axes in every])
-    return basis, (group[:, None] != owner[None]) | (np.abs(unit @ basis) <= small)
+    zero = (group[:, None] != owner[None]) | (np.abs(unit @ basis) <= small)
+    # An axis that nearly parallel rows leave open by more than rounding may lean towards the rows of another group.
+    missed = np.where(zero, 0.0, unit @ basis) @ basis.T - unit
+    return (basis, zero) if np.max(np.abs(missed)) <= 4 * small else None
 
 
 def _axes(unit: np.ndarray, small: float) -> np.ndarray:

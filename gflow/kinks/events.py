@@ -247,8 +247,10 @@ def _along(E: Array, v: Array, a: Array, sides: Array, met: Array, p: Array, n: 
     sides = jnp.where(met & ~attracts, -sides, jnp.where(on, 0, sides))
     reach = E @ E.T
     spanned = lambda which: 1.0 - jnp.sum(reach * (inverse(E, which) @ reach), axis=0) < _DEPENDENT
-    # A kink that meets with others where these meet is there as well, whichever of them rounding lets come first.
-    dependent = jnp.any(met & spanned(held & ~met)) | jnp.any(met) & jnp.any(~on & spanned(on))
+    # A kink that meets with others where these meet is there as well, whichever of them rounding lets come first. One
+    # of nearly the same direction is not: it is met by itself.
+    there = jnp.abs(E @ v) <= ARMED * jnp.sqrt(jnp.sum(v**2))
+    dependent = jnp.any(met & spanned(held & ~met)) | jnp.any(met) & jnp.any(~on & there & spanned(on))
     return Decision(v, *least_norm(E, a, sides, attracts & on, p, n), jnp.asarray(True), dependent)
 
 

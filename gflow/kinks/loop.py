@@ -252,6 +252,7 @@ def _locate(
     and whether the dense output is sharp enough there."""
     h = p.h
     rounding = p.watch.rounding[index]
+    # The place is as sharp as the coordinates are.
     own = jnp.sqrt(jnp.mean(p.state[:-1] ** 2)) / flow.chart.length(p.state[:-1])
     sharpest = jnp.maximum(1e-13, 4 * _EPS * own / h)
 
