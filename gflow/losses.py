@@ -348,5 +348,9 @@ class Square(AbstractLoss):
     def output_scale(self, f, y):
         # The smaller of outputs and residuals: the outputs carry the digits when the flow leaves a saddle, the
         # residuals when it comes to interpolate.
-        size = lambda v: jnp.sqrt(jnp.mean(v**2))
+        def size(v):
+            # Scaled: squares of outputs at a saddle may underflow.
+            top = jnp.max(jnp.abs(v))
+            return top * jnp.sqrt(jnp.mean((v / jnp.where(top > 0, top, 1.0)) ** 2))
+
         return jnp.broadcast_to(jnp.where(jnp.any(f != 0), jnp.minimum(size(f), size(f - y)), size(f - y)), f.shape)

@@ -12,7 +12,7 @@ from common import LOSSES, relative
 from oracles import OneSample
 
 import gflow
-from gflow.studies.diagonal.interpolation import regression
+from gflow.studies.diagonal.interpolation import least_potential, regression
 
 ONE = np.ones((1, 1))
 SCALES = [1e-6, 1e-12, 1e-20, 1e-60]
@@ -166,6 +166,23 @@ def test_start_below_float64_is_refused_or_right():
     traj = gflow.gradient_flow(Product(1e-200), ONE, np.ones(1), loss=SQUARE, save=gammas, throw=False)
     right = traj.success and np.abs(traj.log_time - logistic_log_time(np.array([0.1, 0.5, 0.999]), 1e-200)).max() < 1e-6
     assert right or not traj.success
+
+
+@pytest.mark.parametrize(
+    "depth, sparse, scale, rtol", [(3, False, 1e-20, 1e-9), (4, True, 1e-20, 1e-10), (4, False, 1e-60, 1e-9)]
+)
+def test_steep_corners_are_crossed(depth, sparse, scale, rtol):
+    """Where a coordinate comes to rest at a saddle the pace jumps, and steps of most sizes have no solution: these runs
+    had ended there. From alpha^D = 1e-240 the squares of outputs are below float64, too."""
+    X, y = regression(sparse)
+    run = gflow.gradient_flow(
+        gflow.models.DiagonalNetwork(X.shape[1], depth, scale), X, y, loss=SQUARE, stop=18 * np.log(10), rtol=rtol,
+        solver=gflow.LogRadau(),
+    )  # fmt: skip
+    digits = 15 - round(depth * np.log10(scale))
+    limit = np.array(least_potential(X.tolist(), y.tolist(), [scale**depth] * X.shape[1], depth, digits), float)
+    assert relative(run.final.beta, limit) < 1e-8
+    assert run.stats["steps"] < 600
 
 
 def test_saddles_are_passed_from_any_scale():

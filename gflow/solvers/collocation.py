@@ -21,13 +21,14 @@ POWER = 1.75
 
 class Tableau(NamedTuple):
     """Nodes c, matrix A, its inverse, the matrix that maps the integrand at the nodes to its Legendre coefficients, and
-    the row of it that belongs to the highest, as a part of the integral."""
+    the row of it that belongs to the highest, as a part of the integral, and that which gives the slope at the end."""
 
     c: np.ndarray
     A: np.ndarray
     inverse: np.ndarray
     legendre: np.ndarray
     top: np.ndarray
+    end_slope: np.ndarray
 
 
 class Panels(NamedTuple):
@@ -67,7 +68,10 @@ def tableau(stages: int) -> Tableau:
         integral[:, k] = (P[:, k + 1] - P[:, k - 1]) / (2.0 * (2 * k + 1))
     inverse = np.linalg.inv(P[:, :stages])
     A = integral @ inverse
-    return Tableau((x + 1.0) / 2.0, A, np.linalg.inv(A), inverse, inverse[-1] / (2.0 * (2 * stages - 1)))
+    # P_k'(1) = k (k + 1) / 2, and twice that in (0, 1).
+    k = np.arange(stages)
+    end_slope = k * (k + 1.0) @ inverse
+    return Tableau((x + 1.0) / 2.0, A, np.linalg.inv(A), inverse, inverse[-1] / (2.0 * (2 * stages - 1)), end_slope)
 
 
 def lagrange(nodes: np.ndarray, x: Array) -> Array:

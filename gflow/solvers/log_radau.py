@@ -44,6 +44,8 @@ _LARGE = 20_000
 _LARGEST_FULL = 600
 # Below, the full system is compiled once, whatever it costs: in unknowns.
 _SMALL_FULL = 100
+# See `LogRadau.retried`; measured at saddles of the square loss.
+_BESIDE, _ACROSS = 0.3, 100.0
 # Failures after which the continuation is tried, which is dear.
 _PATIENCE = 1
 
@@ -275,6 +277,20 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         """The state from which to repeat the step that led to `tried`, with another size."""
         trial = tried.stages._replace(R=tried.stages.R + state.unit - tried.unit)
         return state._replace(trial=trial, trial_h=tried.h)
+
+    def retried(self, state: _State, h: Array, shorter: Array) -> Array:
+        """The size for a step from `state` after one of size `h` could not be solved, where `shorter` is usual.
+
+        At a saddle the log-pace rises steeply and then stands still. With w the length over which it rises by one, the
+        equations of a step have no solution between `_BESIDE` w and `_ACROSS` w, and longer ones lead across.
+        """
+        rise = jnp.asarray(tableau(self.stages).end_slope) @ state.stages.R
+        width = state.h / jnp.where(rise > 0, rise, 1.0)
+        beside, across = _BESIDE * width, _ACROSS * width
+        # A step that failed at `across` itself is not repeated.
+        crosses = (h > jnp.where(state.failures == 0, beside, 1.01 * across)) & (shorter < across)
+        size = jnp.where(crosses, across, jnp.where(h > beside, jnp.minimum(shorter, beside), shorter))
+        return jnp.where(rise > 0, size, shorter)
 
     def failed(self, state: _State) -> _State:
         """The state from which to repeat a step whose equations could not be solved."""
