@@ -22,6 +22,7 @@ from .charts import EuclideanChart
 from .losses import Square
 from .mirror import Mirror, mirror_of
 from .models import MatrixFactorization
+from .split import multiples_of_identity, SplitChart
 from .status import as_code, Status
 from .symmetric import probes, pull_of, rounding_of_pulls, SymmetricChart
 from .trajectory import Trajectory
@@ -38,6 +39,11 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
     start = getattr(chart, "template", None)
     if isinstance(chart, AlignedChart) or not isinstance(start, MatrixFactorization) or not isinstance(loss, Square):
         return traj
+    if isinstance(chart, SplitChart) and multiples_of_identity(start):
+        # What tells one from the other is a coordinate.
+        return traj
+    if multiples_of_identity(start):
+        traj = _failed(traj, _told_apart_by_rounding(start, traj.model.product, jnp.asarray(rtol)), Status.seeded)
     if isinstance(chart, SymmetricChart):
         whole = EuclideanChart(start, jnp.zeros(()), observed)
         grown = _from_rounding(start, traj.model.product, whole, X, targets, jnp.asarray(rtol))
@@ -114,6 +120,17 @@ def _from_rounding(
     learned = jnp.abs(jnp.einsum("ik,tij,jk->tk", V, after, V))
     size = jnp.max(jnp.abs(after), axis=(1, 2))[:, None]
     return whole & jnp.any(unknown[None] & (learned > (10 * rtol + _KEPT) * size))
+
+
+@eqx.filter_jit
+def _told_apart_by_rounding(start: MatrixFactorization, after: Array, rtol: Array) -> Bool[Array, ""]:
+    """Whether factors that are nearly the same multiple of I have learned a sign of eigenvalues that equal ones keep:
+    rounding is as large a part of when as of the differences of their squares."""
+    squares = jnp.sort(jnp.stack([W[0, 0] for W in start.factors]) ** 2)
+    apart = jnp.diff(squares)
+    least = jnp.min(jnp.where(apart > 0, apart, jnp.inf))
+    unknown = 4 * float(jnp.finfo(float).eps) * squares[-1] > jnp.where(rtol > 0, 10 * rtol, 1e-4) * least
+    return unknown & _gained(start.product, (after + jnp.swapaxes(after, 1, 2)) / 2, rtol)
 
 
 def _observed_by(

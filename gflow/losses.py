@@ -349,8 +349,8 @@ class Square(AbstractLoss):
         # The smaller of outputs and residuals: the outputs carry the digits when the flow leaves a saddle, the
         # residuals when it comes to interpolate.
         def size(v):
-            # Scaled: squares of outputs at a saddle may underflow.
-            top = jnp.max(jnp.abs(v))
-            return top * jnp.sqrt(jnp.mean((v / jnp.where(top > 0, top, 1.0)) ** 2))
+            # Scaled, by a power of two: squares of outputs at a saddle may underflow.
+            power = jnp.frexp(jnp.max(jnp.abs(v)))[1]
+            return jnp.ldexp(jnp.sqrt(jnp.mean(jnp.ldexp(v, -power) ** 2)), power)
 
         return jnp.broadcast_to(jnp.where(jnp.any(f != 0), jnp.minimum(size(f), size(f - y)), size(f - y)), f.shape)

@@ -41,11 +41,11 @@ def apart(factors: Any, signs: Any = None) -> tuple[tuple, tuple]:
     """Hidden spaces turned, W_j = Q_j G_j Q_(j-1)^T, such that every unit has digits of its own: (G, Q), shapes as the
     factors and (m_j, m_j). By Householder's reflections of the largest column first, in as many digits as it takes. If
     there are `signs` of units, those of each sign among themselves."""
-    from mpmath import mp, mpf
+    from mpmath import log10, mp, mpf
 
-    entries = np.abs(np.concatenate([np.ravel(W) for W in factors]))
-    spread = float(np.log10(np.max(entries) / np.min(entries[entries > 0])))
     exactly = np.vectorize(mpf, otypes=[object])
+    sizes = [abs(mpf(v)) for W in factors for v in np.ravel(W) if v != 0]
+    spread = float(log10(max(sizes) / min(sizes))) if sizes else 0.0
     with mp.workdps(80 + int(2 * spread)):
         G, Q = [exactly(np.asarray(W)) for W in factors], []
         for j in range(len(G) - 1):

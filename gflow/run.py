@@ -88,10 +88,13 @@ def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array,
         observed = jnp.asarray(np.flatnonzero(~np.ma.getmaskarray(y)))
         # Whoever reads all of y must notice.
         y = np.ma.filled(np.ma.asarray(y, float), np.nan)
-    X, y = jnp.asarray(X, float), jnp.asarray(y, float)
+    # What is known inside of `jit` stays so: charts are chosen by it.
+    known = contextlib.nullcontext() if validate.traced(X, y) else jax.ensure_compile_time_eval()
+    with known:
+        X, y = jnp.asarray(X, float), jnp.asarray(y, float)
+        targets = jnp.ravel(y) if observed is None else jnp.ravel(y)[observed]
     validate.check_model(model, X, y.shape[1:])
-    targets = jnp.ravel(y)
-    return X, y, targets if observed is None else targets[observed], observed
+    return X, y, targets, observed
 
 
 _BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f}{unit} [{elapsed}<{remaining}]"

@@ -27,10 +27,9 @@ from .losses import AbstractLoss, Exponential
 from .modified import check_eta, ModifiedFlow
 from .run import decade_bar, in_chunks, inner_of, judge, measure, model_at, models_at, prepare
 from .solvers import choose, LogRadau, Phase
+from .split import in_hidden_units
 from .status import Status
-from .symmetric import symmetric
 from .trajectory import concatenate, same_tree, Trajectory, without_last_row
-from .turned import turned
 
 
 @compiling_undisturbed()
@@ -129,8 +128,8 @@ def gradient_flow(
     elif eta is None:
         engine, flow = _SMOOTH, graded_flow(model, X, targets, loss, observed)
         if flow is None:
-            chart = symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss)
-            flow = Flow(turned(chart), X, targets, loss)
+            chart = in_hidden_units(chart_of(model, X, targets, loss, observed), X, targets, loss, exact=True)
+            flow = Flow(chart, X, targets, loss)
     else:
         engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
     validate.check_points(clock, stop, save)
@@ -226,7 +225,7 @@ def _modified(
     chart = descent_chart_of(model, observed)
     if not hasattr(model, "descent_chart"):
         # The same chart, with a unit of length for a start at zero.
-        chart = turned(symmetric(chart_of(model, X, targets, loss, observed), X, targets, loss))
+        chart = in_hidden_units(chart_of(model, X, targets, loss, observed), X, targets, loss, exact=False)
     return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
 
 

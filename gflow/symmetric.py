@@ -122,7 +122,7 @@ def symmetric(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss) ->
     mirror = mirror_of(chart.template)
     if mirror is None or any(isinstance(v, Tracer) for v in (X, targets)):
         return chart
-    if not _pulls_are_symmetric(chart, X, targets):
+    if not pulls_are_symmetric(chart, X, targets):
         return chart
     near_saddle = mixed(mirror.factors)
     if near_saddle and len(mirror.factors) > 2:
@@ -151,9 +151,9 @@ def rounding_of_pulls(X: Array, size: int) -> float:
     return 16 * float(jnp.finfo(float).eps) * (size + len(X) ** 0.5)
 
 
-def probes(size: int) -> np.ndarray:
+def probes(size: int, count: int = _PROBES) -> np.ndarray:
     """Symmetric matrices at which a gradient that is affine in W is looked at: random ones decide it."""
-    draws = np.random.default_rng(0).normal(size=(_PROBES, size, size))
+    draws = np.random.default_rng(0).normal(size=(count, size, size))
     return draws + np.swapaxes(draws, 1, 2)
 
 
@@ -165,11 +165,12 @@ def keeps_symmetry_in_batches(X: Any, batch_size: int) -> bool:
     return X.ndim == 3 and not isinstance(X, Tracer) and bool(jnp.all(X == jnp.swapaxes(X, 1, 2)))
 
 
-def _pulls_are_symmetric(chart: EuclideanChart, X: Array, targets: Array) -> bool:
+def pulls_are_symmetric(chart: EuclideanChart, X: Array, targets: Array) -> bool:
     """Whether the gradient of the loss at a symmetric W is symmetric."""
     pull, size = pull_of(chart, X, targets), chart.template.factors[0].shape[1]
     for probe in probes(size):
-        E = np.asarray(pull(jnp.asarray(probe)))
+        with jax.ensure_compile_time_eval():
+            E = np.asarray(pull(jnp.asarray(probe)))
         if np.max(np.abs(E - E.T)) > rounding_of_pulls(X, size) * np.max(np.abs(E)):
             return False
     return True

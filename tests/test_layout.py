@@ -14,8 +14,8 @@ ROOT = Path(gflow.__file__).parent
 ROOMS = [
     "status", "interrupts", "lapack", "clocks", "losses", "charts", "validate", "observe", "datasets", "flow",
     "plateaus", "falls", "modified", "solvers", "driver", "kinks", "models", "limits", "mirror", "mixed_units",
-    "turned", "symmetric", "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve", "descent",
-    "metrics", "precise", "sweeps", "plots", "explorer", "studies", "cli",
+    "turned", "symmetric", "split", "aligned", "graded", "trajectory", "invariance", "memory_maps", "run", "solve",
+    "descent", "metrics", "precise", "sweeps", "plots", "explorer", "studies", "cli",
 ]  # fmt: skip
 # Imported when used: a check of separability asks the linear program.
 LATER = {("validate", "limits")}

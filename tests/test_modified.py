@@ -69,6 +69,8 @@ def test_spectra_of_matrices():
     np.testing.assert_allclose(metrics.nuclear_norm(network, of=of), s.sum(), rtol=1e-13)
     np.testing.assert_allclose(metrics.effective_rank(network, of=of), s.sum() / s[0], rtol=1e-13)
     np.testing.assert_allclose(metrics.stable_rank(jnp.asarray(W)), np.sum(s**2) / s[0] ** 2, rtol=1e-13)
+    with pytest.raises(ValueError, match="of must say which matrix of DiagonalNetwork is meant"):
+        metrics.stable_rank(gflow.models.DiagonalNetwork(3, 2, 0.1))
     with pytest.raises(ValueError, match="of must say which matrix of MLP is meant"):
         metrics.stable_rank(network)
 

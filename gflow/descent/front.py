@@ -25,8 +25,9 @@ from ..invariance import checked
 from ..losses import AbstractLoss, Exponential
 from ..models import MatrixFactorization
 from ..run import decade_bar, in_chunks, judge, measure, model_at, models_at, prepare
+from ..split import for_steps
 from ..status import Status
-from ..symmetric import keeps_symmetry_in_batches, symmetric, unturned_if_large
+from ..symmetric import keeps_symmetry_in_batches
 from ..trajectory import concatenate, Trajectory, without_last_row
 from ..turned import in_columns
 from .inputs import check_batch, check_rule, place_of, points_of
@@ -114,10 +115,9 @@ def gradient_descent(
     step, inertia = check_rule(step, steps, momentum, normalize)
     check_batch(batch_size, key, X, observed)
     chart = descent_chart_of(model, observed)
-    if batch_size is None or keeps_symmetry_in_batches(X, batch_size):
-        chart = symmetric(chart, X, targets, loss)
     known = isinstance(model, MatrixFactorization) and not validate.traced(model, X, y)
-    chart = unturned_if_large(chart, targets)
+    whole = batch_size is None or keeps_symmetry_in_batches(X, batch_size)
+    chart = for_steps(chart, X, targets, loss, whole)
     # Of what is known to be small, or not to be, rounding has no part in what grows.
     watched = type(chart) is EuclideanChart and batch_size is None and normalize is None and not known
     # A ball goes on at the speed that larger steps gave it.

@@ -94,7 +94,7 @@ def advance(
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
         keep, h_next, control = StepControl(rtol).adapt(size, p.h, order, p.control)
         if implicit:
-            h_next = jnp.where(jnp.isfinite(size), h_next, solver.retried(p.solver, p.h, h_next))
+            h_next = jnp.where(jnp.isfinite(size), h_next, solver.retried(flow, p.solver, p.h, h_next))
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
         noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
         rises = ~(sight.gamma >= p.gamma - noise)

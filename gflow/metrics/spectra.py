@@ -291,7 +291,9 @@ def _matrix(model: Any, of: Callable[[Any], Array] | None) -> Array:
     elif isinstance(model, MatrixFactorization):
         W = model.product
     else:
-        leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf) and leaf.ndim == 2]
+        # What a model with a chart of its own holds are coordinates, not weights.
+        held = () if hasattr(model, "chart") else jax.tree.leaves(model)
+        leaves = [leaf for leaf in held if eqx.is_inexact_array(leaf) and leaf.ndim == 2]
         if len(leaves) != 1:
             raise ValueError(
                 f"of must say which matrix of {type(model).__name__} is meant, such as lambda m: m.layers[0].weight: "

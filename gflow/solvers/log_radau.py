@@ -278,12 +278,15 @@ class LogRadau(diffrax.AbstractAdaptiveSolver):
         trial = tried.stages._replace(R=tried.stages.R + state.unit - tried.unit)
         return state._replace(trial=trial, trial_h=tried.h)
 
-    def retried(self, state: _State, h: Array, shorter: Array) -> Array:
+    def retried(self, flow: Flow, state: _State, h: Array, shorter: Array) -> Array:
         """The size for a step from `state` after one of size `h` could not be solved, where `shorter` is usual.
 
-        At a saddle the log-pace rises steeply and then stands still. With w the length over which it rises by one, the
-        equations of a step have no solution between `_BESIDE` w and `_ACROSS` w, and longer ones lead across.
+        At a saddle of a diagonal network the log-pace rises steeply and then stands still. With w the length over which
+        it rises by one, the equations of a step have no solution between `_BESIDE` w and `_ACROSS` w, and longer ones
+        lead across.
         """
+        if not flow.chart.linear:
+            return shorter
         rise = jnp.asarray(tableau(self.stages).end_slope) @ state.stages.R
         width = state.h / jnp.where(rise > 0, rise, 1.0)
         beside, across = _BESIDE * width, _ACROSS * width

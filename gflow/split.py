@@ -1,0 +1,218 @@
+"""The flow of two factors whose hidden units have parts that the flow keeps apart.
+
+With z_i the vector of hidden unit i, row i of W_1 and column i of W_2, and E the gradient with respect to W,
+z_i' = H z_i where H = [[0, -E^T], [-E, 0]]. A space that every H leaves invariant, whatever the residuals, holds a part
+of each unit that evolves by itself, and nothing that is observed depends on how hidden units of one part are turned
+against those of another. Of symmetric measurements these are sum and difference of W_1 and W_2^T; of entries in blocks
+that share neither a row nor a column, those of each block. What has been learned in one part would take the digits of
+what is yet to be learned in another, if hidden units were turned as a whole (see `gflow.turned`): here the hidden space
+of each part is turned by itself.
+
+The spaces are found from two random H: those of their algebra's generic element, joined where the two connect them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.scipy.linalg import block_diag
+from jaxtyping import Array, Float
+
+from .charts import AbstractChart, EuclideanChart
+from .losses import AbstractLoss, Square
+from .mirror import mirror_of
+from .mixed_units import apart, mixed
+from .models import MatrixFactorization
+from .symmetric import probes, pull_of, pulls_are_symmetric, symmetric, unturned_if_large
+from .turned import cut, turn_hidden, turned, TurnedChart
+
+# Relative to H, what rounding makes of a connection that is none.
+_NONE = 1e-10
+
+
+class SplitChart(TurnedChart):
+    """Coordinates (Y_1, ..., Y_K, Q_1, ..., Q_K): row i of Q_k Y_k is the part of unit i in space k, in its basis."""
+
+    # Of each space, (n + m, b_k): columns that are orthogonal to each other, and 1 / their norms.
+    columns_of: tuple[Float[Array, "z b"], ...] = ()
+    scale_of: tuple[Float[Array, " b"], ...] = ()
+
+    @property
+    def _bases(self) -> list[Array]:
+        return [C * s[None] for C, s in zip(self.columns_of, self.scale_of, strict=True)]
+
+    @property
+    def _units(self) -> int:
+        return self.template.factors[0].shape[0]
+
+    @property
+    def _labels(self) -> Array:
+        return jnp.repeat(jnp.arange(len(self.columns_of), dtype=float), self._units)
+
+    def _pieces(self, a: Array) -> tuple[list, list]:
+        h = self._units
+        shapes = [(h, C.shape[1]) for C in self.columns_of] + [(h, h)] * len(self.columns_of)
+        parts = cut(a, shapes)
+        return parts[: len(self.columns_of)], parts[len(self.columns_of) :]
+
+    def _parts(self, a):
+        # A hidden unit for every part of one.
+        Y, Q = self._pieces(a)
+        rows = jnp.concatenate([y @ B.T for y, B in zip(Y, self._bases, strict=True)])
+        n = self.template.factors[0].shape[1]
+        return [rows[:, :n], rows[:, n:].T], [block_diag(*Q)]
+
+    def _joined(self, G, Q):
+        h, rows = self._units, jnp.concatenate([G[0], G[1].T], axis=1)
+        of = lambda k: slice(k * h, (k + 1) * h)
+        Y = [rows[of(k)] @ B for k, B in enumerate(self._bases)]
+        return jnp.concatenate([jnp.ravel(v) for v in (*Y, *(Q[0][of(k), of(k)] for k in range(len(Y))))])
+
+    def _start(self):
+        W1, W2 = self.template.factors
+        if self.begin is None:
+            # Sums and differences first: those of numbers near each other are exact.
+            Z, frame = jnp.concatenate([W1, W2.T], axis=1), jnp.eye(self._units)
+            Y = [(Z @ C) * s[None] for C, s in zip(self.columns_of, self.scale_of, strict=True)]
+            Q = [frame] * len(Y)
+        else:
+            Y, Q = self.begin
+        return jnp.concatenate([jnp.ravel(v) for v in (*Y, *Q)])
+
+    def at(self, a):
+        Y, Q = self._pieces(a)
+        n = self.template.factors[0].shape[1]
+        Z = jnp.concatenate([q @ y for q, y in zip(Q, Y, strict=True)], axis=1) @ jnp.concatenate(self._bases, axis=1).T
+        return self._with((Z[:, :n], Z[:, n:].T))
+
+    def tidied(self, a, rates):
+        G, Q = self._parts(a)
+        F, still = jax.vmap(self._parts)(rates)
+        turn_hidden(0, G, Q, F, self._least, self._labels)
+        return self._joined(G, Q), jax.vmap(self._joined)(F, still)
+
+
+def split(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole: bool, exact: bool) -> AbstractChart:
+    """The chart of two factors in parts, where there are several; any other chart as it is. `whole`: whether the pulls
+    are of all samples, or of a batch that is as symmetric; `exact`: whether it is for the flow itself, which keeps
+    W_1 W_1^T - W_2^T W_2."""
+    if type(chart) is not EuclideanChart or not isinstance(loss, Square) or isinstance(X, Tracer):
+        return chart
+    model = chart.template
+    if not isinstance(model, MatrixFactorization) or len(model.factors) != 2:
+        return chart
+    spaces = invariant_spaces(_any_pulls(chart, X))
+    mirrored = mirror_of(model) is not None
+    stays = whole and (mirrored or (exact and multiples_of_identity(model)))
+    if stays and not isinstance(targets, Tracer) and pulls_are_symmetric(chart, X, targets):
+        # Then W stays symmetric, and only pulls there are met. Of two mirrored parts see `gflow.symmetric`.
+        spaces = invariant_spaces(_symmetric_pulls(chart, X, targets))
+        if len(spaces) <= 2 and mirrored:
+            return chart
+    if len(spaces) < 2:
+        return chart
+    columns, scales = zip(*map(_as_columns, spaces), strict=True)
+    begin = None
+    if not any(isinstance(W, Tracer) for W in model.factors):
+        begin = _begin([np.asarray(W) for W in model.factors], columns, scales)
+    columns, scales = (tuple(map(jnp.asarray, v)) for v in (columns, scales))
+    return SplitChart(model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales)
+
+
+def in_hidden_units(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, exact: bool) -> AbstractChart:
+    """The chart of a factorization that keeps the digits of its hidden units; any other chart as it is."""
+    return turned(symmetric(split(chart, X, targets, loss, True, exact), X, targets, loss))
+
+
+def for_steps(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole: bool) -> AbstractChart:
+    """The chart in which descent takes its steps: turns cost more than a step, and are taken where rounding would have
+    a part in what grows."""
+    parts = split(chart, X, targets, loss, whole, exact=False)
+    unknown = isinstance(jnp.sum(chart.coordinates()) + targets[0], Tracer)
+    if isinstance(parts, SplitChart) and (unknown or parts.has_small_units(targets)):
+        return parts
+    return unturned_if_large(symmetric(chart, X, targets, loss) if whole else chart, targets)
+
+
+def multiples_of_identity(model: MatrixFactorization) -> bool:
+    """Whether all factors are. Of two the flow keeps W symmetric where pulls at symmetric W are."""
+    same = lambda W: W.shape[0] == W.shape[1] and np.array_equal(W, W[0, 0] * np.eye(len(W)))
+    return not any(isinstance(W, Tracer) for W in model.factors) and all(map(same, model.factors))
+
+
+def _any_pulls(chart: EuclideanChart, X: Array) -> np.ndarray:
+    """Gradients with respect to W of random residuals, as many as it takes: shape (n + m, m, n)."""
+    W1, W2 = chart.template.factors
+    outputs = lambda W: chart._observed(jnp.ravel(jax.vmap(MatrixFactorization([W]))(X)))
+    with jax.ensure_compile_time_eval():
+        found, back = jax.vjp(outputs, jnp.zeros((W2.shape[0], W1.shape[1])))
+        draws = np.random.default_rng(1).normal(size=(W1.shape[1] + W2.shape[0], found.size))
+        return np.asarray(jax.vmap(lambda c: back(c)[0])(jnp.asarray(draws)))
+
+
+def _symmetric_pulls(chart: EuclideanChart, X: Array, targets: Array) -> np.ndarray:
+    """Gradients with respect to W at random symmetric W, as many as it takes."""
+    pull, size = pull_of(chart, X, targets), chart.template.factors[0].shape[1]
+    with jax.ensure_compile_time_eval():
+        found = np.asarray(jax.vmap(pull)(jnp.asarray(probes(size, 2 * size))))
+    return (found + np.swapaxes(found, 1, 2)) / 2
+
+
+def invariant_spaces(pulls: np.ndarray) -> list[np.ndarray]:
+    """Orthonormal bases of the spaces of hidden units' vectors, (n + m, b), that the H of random gradients `pulls`
+    (K, m, n) leave invariant; directions that none moves are one space."""
+    from scipy.sparse.csgraph import connected_components
+
+    count, m, n = pulls.shape
+    H = np.zeros((count, n + m, n + m))
+    H[:, n:, :n], H[:, :n, n:] = pulls, np.swapaxes(pulls, 1, 2)
+    size = np.max(np.abs(H))
+    if not 0 < size < np.inf:
+        return [np.eye(n + m)]
+    H = H / size
+    # A generic element: of one H eigenvalues of zero may be shared by several spaces.
+    draws = np.random.default_rng(2).normal(size=(4, count))
+    A, B, C, D = np.einsum("ak,kij->aij", draws / count**0.5, H)
+    _, V = np.linalg.eigh(A + B @ B + C @ D + D @ C + B @ A @ B + C @ D @ C)
+    links = np.max(np.abs(V.T @ H @ V), axis=0) > _NONE * len(V)
+    still = ~np.any(links, axis=1)
+    links[np.ix_(still, still)] = True
+    spaces, label = connected_components(links, directed=False)
+    return [V[:, label == k] for k in range(spaces)]
+
+
+def _as_columns(basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A basis of the same space whose entries are whole numbers, if it has one, and 1 / the norms of its columns."""
+    projector = basis @ basis.T
+    twice = np.round(2 * projector)
+    if np.max(np.abs(twice - 2 * projector)) < _NONE:
+        columns = []
+        for v in twice.T:
+            if np.any(v) and not any(np.any((v != 0) & (w != 0)) for w in columns):
+                columns.append(v / np.max(np.abs(v)))
+        if len(columns) == basis.shape[1]:
+            C = np.stack(columns, axis=1)
+            return C, 1.0 / np.sqrt(np.sum(C**2, axis=0))
+    return basis, np.ones(basis.shape[1])
+
+
+def _begin(factors: list[np.ndarray], columns: Any, scales: Any) -> tuple[tuple, tuple] | None:
+    """(Y, Q) of a start that has to be found with more digits."""
+    from mpmath import mp, mpf, sqrt
+
+    W1, W2 = factors
+    Z, none = np.concatenate([W1, W2.T], axis=1), np.zeros((0, len(W1)))
+    if not any(mixed([(Z @ C) * s, none]) for C, s in zip(columns, scales, strict=True)):
+        return None
+    exactly = np.vectorize(mpf, otypes=[object])
+    Y, Q = [], []
+    for C in columns:
+        with mp.workdps(700):
+            norms = np.array([1 / sqrt(sum(mpf(c) ** 2 for c in column)) for column in C.T], object)
+            part = (exactly(Z) @ exactly(C)) * norms
+        (y, _), (q,) = apart([part, none])
+        Y.append(y)
+        Q.append(q)
+    return tuple(Y), tuple(Q)
