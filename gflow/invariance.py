@@ -128,7 +128,7 @@ def _told_apart_by_rounding(start: MatrixFactorization, after: Array, rtol: Arra
     rounding is as large a part of when as of the differences of their squares."""
     squares = jnp.sort(jnp.stack([W[0, 0] for W in start.factors]) ** 2)
     apart = jnp.diff(squares)
-    least = jnp.min(jnp.where(apart > 0, apart, jnp.inf))
+    least = jnp.min(jnp.where(apart > 0, apart, jnp.inf), initial=jnp.inf)
     unknown = 4 * float(jnp.finfo(float).eps) * squares[-1] > jnp.where(rtol > 0, 10 * rtol, 1e-4) * least
     return unknown & _gained(start.product, (after + jnp.swapaxes(after, 1, 2)) / 2, rtol)
 

@@ -100,9 +100,12 @@ def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array,
 _BAR = "{l_bar}{bar}| {n:.1f}/{total:.1f}{unit} [{elapsed}<{remaining}]"
 
 
-def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog] | None = None) -> Any:
-    """Run in pieces of some tenths of a second, so that there is a bar to show and Ctrl-C is heard. Events are taken
-    out of the position into `logs`."""
+def in_chunks(
+    run: Callable, position: Any, saves: Any, report: Callable, logs: list[EventLog] | None = None,
+    most: int | None = None,
+) -> Any:  # fmt: skip
+    """Run in pieces of some tenths of a second, of `most` steps, so that there is a bar to show and Ctrl-C is heard.
+    Events are taken out of the position into `logs`."""
     make_room()
     budget, half = 500, math.inf
     try:
@@ -114,7 +117,7 @@ def in_chunks(run: Callable, position: Any, saves: Any, report: Callable, logs: 
             took = time.perf_counter() - began
             # Each piece copies what has been saved. Where twice the steps hardly took longer, that is most of it.
             if took < 0.1 or took < min(1.8 * half, 1.0):
-                budget, half = min(2 * budget, 1_000_000), took
+                budget, half = min(2 * budget, most or 1_000_000), took
     except KeyboardInterrupt:
         position = driver.with_status(position, Status.interrupted)
     return position, saves

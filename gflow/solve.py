@@ -21,6 +21,7 @@ from .interrupts import compiling_undisturbed
 from .invariance import check_kept, checked
 from .kinks import loop as kinks_loop
 from .kinks.chart import piecewise_chart, PiecewiseChart
+from .kinks.chatter import chatters
 from .kinks.events import EventLog, join_logs
 from .kinks.layer import check_layer, declared, has_undeclared_kinks, kink_slope, refuse_choice
 from .losses import AbstractLoss, Exponential
@@ -166,11 +167,22 @@ def gradient_flow(
         position = engine.refuse_points(position, clock, aims)
     saves = driver.empty_saves(points.shape[0], position.state.size - 1)
     limit = jnp.asarray(max_steps, int) + taken
+    kinked = concrete and engine is _SMOOTH and eta is None and has_undeclared_kinks(flow)
+    chattering = False
     with decade_bar(clock, end, progress if concrete else False) as report:
         advance = engine.advance if concrete else engine.advance_whole
-        run = lambda p, s, budget, solver, steps: advance(
+        run = lambda p, s, budget, solver, steps, aims=aims: advance(
             flow, p, s, clock, aims, solver, rtol, jnp.asarray(budget), steps
         )
+        attempt = functools.partial(run, s=saves, budget=1, steps=limit + _MORE, aims=jnp.full_like(aims, jnp.inf))
+
+        def look(position: Any, solver: Any) -> None:
+            nonlocal chattering
+            report(position)
+            if kinked and not chattering and int(position.steps) >= _FEW_STEPS:
+                here = driver.with_status(position, Status.running)
+                chattering = chatters(flow, here, lambda p: attempt(p, solver=solver)[0])
+
         for k, phase in enumerate(phases):
             if k > 0:
                 if concrete and (int(position.status) != Status.max_steps or _taken(position) >= int(limit)):
@@ -181,7 +193,10 @@ def gradient_flow(
             if not concrete:
                 position, saves = onward(position, saves, max_steps)
             elif _taken(position) < int(steps):
-                position, saves = in_chunks(onward, position, saves, report, logs)
+                position, saves = in_chunks(
+                    onward, position, saves, functools.partial(look, solver=phase.solver), logs,
+                    _BETWEEN_LOOKS if kinked else None,
+                )  # fmt: skip
             else:
                 position = driver.with_status(position, Status.max_steps)
     if not concrete or int(position.status) in (Status.step_too_small, Status.max_steps):
@@ -196,7 +211,8 @@ def gradient_flow(
     if concrete and eta is not None and int(position.status) in _GIVEN_UP and has_undeclared_kinks(flow):
         position = driver.with_status(position, Status.loss_jumps)
     measured = lambda models: measure(metrics, models, X, y, compiled=concrete)
-    traj = _collect(flow, position, saves, clock, count, concrete, time.perf_counter() - began, measured, logs)
+    seconds = time.perf_counter() - began
+    traj = _collect(flow, position, saves, clock, count, concrete, seconds, measured, logs, chattering)
     traj = checked(traj, X, targets, observed, rtol)
     if earlier is not None:
         traj = concatenate(earlier, traj)
@@ -205,6 +221,9 @@ def gradient_flow(
 
 # In coordinates, a flow at rest that is looked at more closely.
 _LARGEST_LINEARIZED = 1000
+# Of a model with kinks that it does not declare: steps after which it is looked whether the solver chatters, and how
+# often; and room for the steps that are looked at.
+_FEW_STEPS, _BETWEEN_LOOKS, _MORE = 50, 500, 100
 # What a run may end with that has come to rest.
 _STILL = (Status.settled, Status.slow, Status.step_too_small)
 # What a run may end with that has come to where its loss jumps.
@@ -264,7 +283,7 @@ def _taken(position: Any) -> int:
 
 def _collect(
     flow: Flow, position: Any, saves: Any, clock: Any, count: int, concrete: bool, seconds: float, measured: Any,
-    logs: list[EventLog],
+    logs: list[EventLog], chattering: bool,
 ) -> Trajectory:
     coordinates, gamma, log_time = saves.coordinates, saves.gamma, saves.log_time
     last = np.asarray(coordinates)[-1] if concrete else coordinates[-1]
@@ -288,7 +307,8 @@ def _collect(
     failed = functools.reduce(operator.or_, [position.status == status for status in _GIVEN_UP])
     wasted = ((4 * rejected > steps) | failed) & (steps + rejected > 200)
     # The model is looked at only where there is something to say.
-    stats["chattering"] = jnp.asarray(wasted & ((not concrete or bool(wasted)) and has_undeclared_kinks(flow)))
+    wasted = wasted & ((not concrete or bool(wasted)) and has_undeclared_kinks(flow))
+    stats["chattering"] = jnp.asarray(wasted | chattering)
     log = join_logs(logs) if logs else getattr(position, "log", None)
     return Trajectory(
         models, model_at(flow.chart, last), gamma, log_time, measured(models), position.status, stats, clock, flow,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FAR_ABOVE = 7.0
 _CHATTER = (
     " The model has kinks that it does not declare, where solvers chatter: steps are wasted, and digits with them; let "
-    "it declare its pre-activations (see gflow.kinks)."
+    "it declare its pre-activations (one hidden layer, see gflow.kinks), or smooth its activation."
 )
 
 _DOUBT = (

@@ -13,11 +13,8 @@ import pytest
 from scipy.special import expi
 
 import gflow
-from gflow.charts import chart_of
-from gflow.flow import Flow
 from gflow.kinks import HiddenLayer
 from gflow.kinks.chart import piecewise_chart
-from gflow.kinks.layer import has_undeclared_kinks
 from gflow.kinks.origin import from_origin
 from gflow.models import ReLUNeuron, TwoLayerNetwork
 from gflow.status import Status
@@ -450,43 +447,6 @@ def test_parallel_samples_that_are_traced_are_told_of():
     for second, status in (([-2.0, -1.0], Status.parallel_samples), ([0.0, 0.0], Status.parallel_samples),
                            ([2.0, -1.0], Status.success)):  # fmt: skip
         assert int(run(np.array([[1.0, 0.5], second, [0.3, -1.0]]))) == status
-
-
-@pytest.mark.slow
-def test_undeclared_kinks_are_told_of():
-    class Plain(eqx.Module):
-        W: jax.Array
-        a: jax.Array
-
-        def __call__(self, x):
-            return self.a @ jax.nn.leaky_relu(self.W @ x, 0.1)
-
-    model, X, y = many(50, 10, 20)
-    traj = gflow.gradient_flow(Plain(model.hidden, model.output), X, y, stop=3.0, max_steps=1500, throw=False)
-    assert "chatter" in traj.status and "max_steps" in traj.status
-
-
-@pytest.mark.parametrize(
-    ("activation", "kinked"),
-    [
-        (lambda z: z * (0.1 + 0.9 * (z > 0).astype(z.dtype)), True),
-        (lambda z: jax.lax.map(lambda u: jax.lax.cond(u > 0, lambda u: u, lambda u: 0.1 * u, u), z), True),
-        (lambda z: 0.55 * z + 0.45 * jnp.sqrt(z * z), True),
-        (jax.nn.relu, True),
-        (jnp.tanh, False),
-    ],
-    ids=["product", "branches", "root", "relu", "tanh"],
-)
-def test_undeclared_kinks_are_seen_however_they_are_written(activation, kinked):
-    class Plain(eqx.Module):
-        W: jax.Array
-
-        def __call__(self, x):
-            return jnp.sum(activation(self.W @ x))
-
-    X, y, loss = jnp.eye(3), jnp.ones(3), gflow.losses.Exponential()
-    flow = Flow(chart_of(Plain(jnp.ones((2, 3))), X, y, loss, None), X, y, loss)
-    assert has_undeclared_kinks(flow) == kinked
 
 
 @pytest.mark.slow

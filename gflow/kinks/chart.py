@@ -119,6 +119,19 @@ class PiecewiseChart(AbstractChart):
         v, output = d[: self.inside.size].reshape(self.inside.shape), d[self.inside.size :]
         return jnp.append(v - jnp.einsum("jkr,jr->jk", self.pattern.holds, v) @ self.directions, output)
 
+    def balanced(self, a: Array) -> Array:
+        """`a` with |w_j|^2 - a_j^2 as at the start, which the flow keeps where both layers are trained: the nearest
+        point, to first order, and on the same side of every kink."""
+        if not self.layer.train_output:
+            return a
+        (v, output), begin = self.split(a), self.layer.output
+        missing = jnp.sum(self.inside**2, axis=1) - begin**2 - (jnp.sum(v**2, axis=1) - output**2)
+        size = 2.0 * (jnp.sum(v**2, axis=1) + output**2)
+        share = missing / jnp.where(size > 0, size, 1.0)
+        # More than an error of a step is missing where a neuron is known no better.
+        share = jnp.where(jnp.abs(share) < 1e-3, share, 0.0)
+        return self.join(v * (1.0 + share)[:, None], output * (1.0 - share))
+
     def length(self, a):
         return jnp.sqrt(jnp.mean(a**2) + self.floor**2)
 

@@ -124,6 +124,8 @@ def advance(
         flow = at(whole, p)
         y1, e, dense, solver_state, result = take(flow, p, p.h)
         along = solver.interpolation_cls(t0=zero, t1=p.h, **dense).evaluate
+        balanced = lambda state: jnp.append(flow.chart.balanced(state[:-1]), state[-1])
+        y1 = balanced(y1)
         e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
         size, sight = flow.error(e, p.state, p.sight, y1)
         size = jnp.where(jnp.all(jnp.isfinite(y1)), size, jnp.inf)
@@ -141,7 +143,7 @@ def advance(
         hit, index = meeting.x < jnp.inf, meeting.which
         x, found, sharp = _locate(flow, along, p, rtol, hit, jnp.minimum(meeting.x, 1.0), index, meeting.slope, size)
         lands, repeat = hit & sharp, hit & ~sharp
-        state, sight = jax.lax.cond(lands, lambda: _there(flow, along(x * p.h)), lambda: (y1, sight))
+        state, sight = jax.lax.cond(lands, lambda: _there(flow, balanced(along(x * p.h))), lambda: (y1, sight))
         # The loss cannot rise along a gradient flow: a step on which it does, beyond rounding, is wrong.
         noise = 16 * jnp.maximum(sight.rounding, p.sight.rounding)
         rises = keep & ~repeat & ~(sight.gamma >= p.gamma - noise)
