@@ -26,7 +26,7 @@ _BACK = -0.9
 
 
 def chatters(flow: Flow, position: Any, attempt: Callable[[Any], Any]) -> bool:
-    """Whether among the next steps from `position` one crosses a kink and a later one crosses it back. `attempt` takes a
+    """Whether of the next steps from `position` one crosses a kink and a later one crosses it back. `attempt` takes a
     step, or rejects it."""
     places = [position.state[:-1]]
     for _ in range(_ATTEMPTS):
