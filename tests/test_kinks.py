@@ -13,6 +13,8 @@ import pytest
 from scipy.special import expi
 
 import gflow
+from gflow.charts import chart_of
+from gflow.flow import Flow
 from gflow.kinks import HiddenLayer
 from gflow.kinks.chart import piecewise_chart
 from gflow.kinks.origin import from_origin

@@ -124,7 +124,8 @@ def advance(
         flow = at(whole, p)
         y1, e, dense, solver_state, result = take(flow, p, p.h)
         along = solver.interpolation_cls(t0=zero, t1=p.h, **dense).evaluate
-        balanced = lambda state: jnp.append(flow.chart.balanced(state[:-1]), state[-1])
+        chart: PiecewiseChart = flow.chart  # pyright: ignore[reportAssignmentType]
+        balanced = lambda state: jnp.append(chart.balanced(state[:-1]), state[-1])
         y1 = balanced(y1)
         e = jnp.where(result == diffrax.RESULTS.successful, e, jnp.inf)
         size, sight = flow.error(e, p.state, p.sight, y1)
