@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from . import __version__
+
+_ELSE = "(default: %(default)s)"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `gflow` command. Exits with 2 on bad input, 130 when interrupted."""
@@ -30,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     from .studies.report import STUDIES
 
     parser = argparse.ArgumentParser(prog="gflow", description="Gradient flow to losses like 1e-1000.")
+    parser.add_argument("--version", action="version", version=f"gflow {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "transition",
@@ -38,17 +43,17 @@ def _parser() -> argparse.ArgumentParser:
         "max-margin limit each flow is near. Writes transition.nc, table.csv, phase-diagram.png, paths.png, and "
         "explorer.html, a page with sliders for scale, depth and accuracy that works without a network.",
     )
-    command.add_argument("data", nargs="?", default="iris", help="iris, breast-cancer, toy, or a CSV file")
+    command.add_argument("data", nargs="?", default="iris", help=f"iris, breast-cancer, toy, or a CSV file {_ELSE}")
     command.add_argument("--label", help="label column of the CSV file")
-    command.add_argument("--depth", type=int, nargs="+", default=[2, 3], help="depths, each at least 2")
-    command.add_argument("--scales", type=_grid, default=_grid("0.01:100:41"), help="LOW:HIGH:COUNT, log-spaced")
-    command.add_argument("--decades", type=_grid, default=_grid("1:1000:31"), help="log10 1/loss, LOW:HIGH:COUNT")
-    command.add_argument("--loss", choices=("exponential", "logistic"), default="exponential")
-    command.add_argument("--rtol", type=float, default=1e-6)
-    command.add_argument("--max-steps", type=int, default=1_000_000)
+    command.add_argument("--depth", type=int, nargs="+", default=[2, 3], help="depths, each at least 2 (default: 2 3)")
+    command.add_argument("--scales", type=_grid, default="0.01:100:41", help=f"LOW:HIGH:COUNT, in logs {_ELSE}")
+    command.add_argument("--decades", type=_grid, default="1:1000:31", help=f"log10 1/loss, LOW:HIGH:COUNT {_ELSE}")
+    command.add_argument("--loss", choices=("exponential", "logistic"), default="exponential", help=_ELSE)
+    command.add_argument("--rtol", type=float, default=1e-6, help=f"tolerance of the flows {_ELSE}")
+    command.add_argument("--max-steps", type=int, default=1_000_000, help=f"of a flow, at most {_ELSE}")
     command.add_argument("--no-intercept", action="store_true", help="do not append a column of ones")
     command.add_argument("--no-standardize", action="store_true", help="leave the columns as they are")
-    command.add_argument("--out", type=Path, default=Path("transition-output"), help="folder for the results")
+    command.add_argument("--out", type=Path, default=Path("transition-output"), help=f"folder for the results {_ELSE}")
     _add_workers(command)
     command.set_defaults(run=_transition)
     command = commands.add_parser(
@@ -59,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("study", help=f"{', '.join(STUDIES)}, or all")
     command.add_argument("--quick", action="store_true", help="a small version, for a first look")
-    command.add_argument("--out", type=Path, default=Path("reproduce-output"), help="folder for the results")
+    command.add_argument("--out", type=Path, default=Path("reproduce-output"), help=f"folder for the results {_ELSE}")
     command.set_defaults(run=_reproduce)
     command = commands.add_parser(
         "sweep",
@@ -67,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the flows that a TOML file describes (see docs/sweeps.md), thousands of them, into a store; "
         "after an interruption of any kind the same command goes on where it was.",
     )
-    command.add_argument("config", type=Path, metavar="CONFIG.toml")
+    command.add_argument("config", type=Path, metavar="CONFIG.toml", help="the model, the data and the grid")
     command.add_argument("--store", type=Path, required=True, metavar="DIR", help="folder for the result (zarr)")
     _add_workers(command)
     command.set_defaults(run=_sweep)

@@ -144,7 +144,7 @@ def test_files_that_say_something_else(folder, capsys, text, message):
 def test_a_file_that_is_not_there(folder, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["sweep", "none.toml", "--store", "out.zarr"])
-    assert caught.value.code == 2 and "none.toml" in capsys.readouterr().err
+    assert caught.value.code == 2 and "there is no none.toml" in capsys.readouterr().err
 
 
 @pytest.mark.slow

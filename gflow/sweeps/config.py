@@ -60,6 +60,8 @@ def read(path: Path) -> Job:
     cannot be read."""
     try:
         table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"config must be a TOML file that describes the sweep, but there is no {path}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}.") from error
     unknown = [key for key in table if key not in _KEYS]
