@@ -55,7 +55,8 @@ class Claim(NamedTuple):
     def close(cls, text: str, prediction: float, measured: Any, tolerance: float) -> "Claim":
         """`measured`, a number or all of an array, is `prediction` to the absolute `tolerance`."""
         error = float(np.max(np.abs(np.asarray(measured, float) - prediction)))
-        return cls(text, f"{prediction:.10g}", _numbers(measured) + f" (off by {error:.2g})", error <= tolerance)
+        measurement = _numbers(measured) + f" (off by {error:.2g})"
+        return cls(text, f"{prediction:.10g} ± {tolerance:.2g}", measurement, error <= tolerance)
 
     @classmethod
     def at_most(cls, text: str, bound: float, measured: Any) -> "Claim":
