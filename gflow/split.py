@@ -13,6 +13,7 @@ The spaces are found from two random H: those of their algebra's generic element
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,8 @@ class SplitChart(TurnedChart):
     # Of each space, (n + m, b_k): columns that are orthogonal to each other, and 1 / their norms.
     columns_of: tuple[Float[Array, "z b"], ...] = ()
     scale_of: tuple[Float[Array, " b"], ...] = ()
+    # Whether the spaces are invariant to the last bit, and not but for rounding of the data.
+    exact: bool = eqx.field(static=True, default=True)
 
     @property
     def _bases(self) -> list[Array]:
@@ -117,8 +120,11 @@ def split(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole:
     begin = None
     if not any(isinstance(W, Tracer) for W in model.factors):
         begin = _begin([np.asarray(W) for W in model.factors], columns, scales)
+    exact = all(np.array_equal(C, np.round(C)) for C in columns)
     columns, scales = (tuple(map(jnp.asarray, v)) for v in (columns, scales))
-    return SplitChart(model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales)
+    return SplitChart(
+        model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales, exact=exact
+    )
 
 
 def in_hidden_units(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, exact: bool) -> AbstractChart:

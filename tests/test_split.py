@@ -122,6 +122,27 @@ def test_descent_of_nearly_equal_multiples_is_right_or_says_why_not(gap):
     assert int(run(600).status_code) == (Status.success if gap > 1e-10 else Status.seeded)
 
 
+@pytest.mark.parametrize(("gap", "status"), [(1e-13, Status.seeded), (1e-5, Status.success)])
+def test_nearly_mirrored_factors_are_told_of(gap, status):
+    """Of a completion, where a negative eigenvalue grows out of the difference; wrong by 7e-4 from 1e-13."""
+    seen = np.ma.masked_array(TARGET, [[False, False, True], [False, False, False], [True, False, False]])
+    run = flow([0.1 * FIRST, 0.1 * FIRST.T * (1 + gap)], np.eye(3), seen, [5.0, 90.0], throw=False)
+    assert int(run.status_code) == status
+
+
+def test_spaces_that_are_invariant_but_for_rounding():
+    """Blocks in other coordinates: what one has learned seeds the other by the rounding of the data."""
+    rng = np.random.default_rng(4)
+    U, V = (np.linalg.qr(rng.normal(size=(k, k)))[0] for k in (3, 4))
+    A = np.zeros((5, 3, 4))
+    A[:2, :1, :2], A[2:, 1:, 2:] = rng.normal(size=(2, 1, 2)), rng.normal(size=(3, 2, 2))
+    A = U @ A @ V.T / 2
+    seen = np.einsum("qij,ij->q", A, rng.normal(size=(3, 4)))
+    run = lambda s: flow([s * rng.normal(size=(4, 4)), s * rng.normal(size=(3, 4))], A, seen, [200.0], throw=False)
+    assert int(run(1e-25).status_code) == Status.seeded
+    assert int(run(0.1).status_code) == Status.success
+
+
 def test_restart_from_a_plateau_where_units_are_mixed():
     """Parts are found with more digits than float64 has, exactly."""
     unit = np.array([1.0, 0.5, -0.25])
