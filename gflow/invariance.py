@@ -44,7 +44,7 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
         return traj
     if isinstance(chart, SplitChart) and not chart.exact:
         # Parts that the data tell apart but for rounding seed each other by that.
-        traj = _failed(traj, chart.is_small(targets), Status.seeded)
+        traj = _failed(traj, chart.has_faint_parts(targets), Status.seeded)
     if multiples_of_identity(start):
         traj = _failed(traj, _told_apart_by_rounding(start, traj.model.product, jnp.asarray(rtol)), Status.seeded)
     if isinstance(chart, SymmetricChart):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.scipy.linalg import block_diag
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .charts import AbstractChart, EuclideanChart
 from .losses import AbstractLoss, Square
@@ -31,6 +31,8 @@ from .turned import cut, turn_hidden, turned, TurnedChart
 
 # Relative to H, what rounding makes of a connection that is none.
 _NONE = 1e-10
+# Beside what is learned.
+_FAINT = 1e-8
 
 
 class SplitChart(TurnedChart):
@@ -83,6 +85,12 @@ class SplitChart(TurnedChart):
         else:
             Y, Q = self.begin
         return jnp.concatenate([jnp.ravel(v) for v in (*Y, *Q)])
+
+    def has_faint_parts(self, targets: Array) -> Bool[Array, ""]:
+        """Whether a part of a unit is so small, and not zero, that rounding of the data is as large beside it."""
+        G, _ = self._parts(self.coordinates())
+        size = jnp.maximum(jnp.max(jnp.abs(G[0]), axis=1), jnp.max(jnp.abs(G[1]), axis=0))
+        return jnp.any((size > 0) & (size < _FAINT * jnp.sqrt(jnp.max(jnp.abs(targets)))))
 
     def at(self, a):
         Y, Q = self._pieces(a)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from .charts import AbstractChart, EuclideanChart
 from .mixed_units import apart, mixed
@@ -97,11 +97,8 @@ class TurnedChart(EuclideanChart):
 
     def has_small_units(self, targets: Array) -> bool:
         """Whether a unit is so small, beside what is to be learned, that rounding would have a part in its growth."""
-        return bool(self.is_small(targets))
-
-    def is_small(self, targets: Array) -> Bool[Array, ""]:
         learned = jnp.max(jnp.abs(targets)) ** (1 / len(self.template.factors))
-        return self.extent(self.coordinates()) < _SMALL * learned
+        return bool(self.extent(self.coordinates()) < _SMALL * learned)
 
     def error_of_small(self, e, a0, a1):
         # `error` is relative to every unit.
