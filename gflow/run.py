@@ -85,13 +85,14 @@ def prepare(model: Any, X: Any, y: Any, loss: Any) -> tuple[Array, Array, Array,
     validate.check_data(X, y, loss)
     observed = None
     if np.ma.is_masked(y):
-        observed = jnp.asarray(np.flatnonzero(~np.ma.getmaskarray(y)))
+        observed = np.flatnonzero(~np.ma.getmaskarray(y))
         # Whoever reads all of y must notice.
         y = np.ma.filled(np.ma.asarray(y, float), np.nan)
     # What is known inside of `jit` stays so: charts are chosen by it.
     known = contextlib.nullcontext() if validate.traced(X, y) else jax.ensure_compile_time_eval()
     with known:
         X, y = jnp.asarray(X, float), jnp.asarray(y, float)
+        observed = observed if observed is None else jnp.asarray(observed)
         targets = jnp.ravel(y) if observed is None else jnp.ravel(y)[observed]
     validate.check_model(model, X, y.shape[1:])
     return X, y, targets, observed

@@ -31,6 +31,8 @@ from .turned import cut, turn_hidden, turned, TurnedChart
 
 # Relative to H, what rounding makes of a connection that is none.
 _NONE = 1e-10
+# What rounding of data leaves between two spaces.
+_ROUNDING = 1e-13
 # Beside what is learned.
 _FAINT = 1e-8
 
@@ -114,25 +116,35 @@ def split(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole:
     model = chart.template
     if not isinstance(model, MatrixFactorization) or len(model.factors) != 2:
         return chart
-    spaces = invariant_spaces(_any_pulls(chart, X))
     mirrored = mirror_of(model) is not None
+    if isinstance(chart.observed, Tracer):
+        return chart
     stays = whole and (mirrored or (exact and multiples_of_identity(model)))
-    if stays and not isinstance(targets, Tracer) and pulls_are_symmetric(chart, X, targets):
+    stays = stays and not isinstance(targets, Tracer) and pulls_are_symmetric(chart, X, targets)
+    if stays:
         # Then W stays symmetric, and only pulls there are met. Of two mirrored parts see `gflow.symmetric`.
         spaces = invariant_spaces(_symmetric_pulls(chart, X, targets))
         if len(spaces) <= 2 and mirrored:
             return chart
+    else:
+        spaces = invariant_spaces(_any_pulls(chart, X))
     if len(spaces) < 2:
         return chart
     columns, scales = zip(*map(_as_columns, spaces), strict=True)
     begin = None
     if not any(isinstance(W, Tracer) for W in model.factors):
         begin = _begin([np.asarray(W) for W in model.factors], columns, scales)
-    exact = all(np.array_equal(C, np.round(C)) for C in columns)
+    coupling = _coupling(_unit_pulls(chart, X), columns, symmetric_only=stays)
+    exact_spaces = coupling == 0 and all(np.array_equal(C, np.round(C)) for C in columns)
+    unknown = any(isinstance(v, Tracer) for v in (targets, *model.factors))
+    if not exact_spaces and (coupling > _ROUNDING or unknown):
+        return chart
     columns, scales = (tuple(map(jnp.asarray, v)) for v in (columns, scales))
-    return SplitChart(
-        model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales, exact=exact
+    parts = SplitChart(
+        model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales, exact=exact_spaces
     )
+    # Parts that the data keep apart but for their rounding are followed only to be told of (see `gflow.invariance`).
+    return parts if exact_spaces or bool(parts.has_faint_parts(targets)) else chart
 
 
 def in_hidden_units(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, exact: bool) -> AbstractChart:
@@ -164,6 +176,27 @@ def _any_pulls(chart: EuclideanChart, X: Array) -> np.ndarray:
         found, back = jax.vjp(outputs, jnp.zeros((W2.shape[0], W1.shape[1])))
         draws = np.random.default_rng(1).normal(size=(W1.shape[1] + W2.shape[0], found.size))
         return np.asarray(jax.vmap(lambda c: back(c)[0])(jnp.asarray(draws)))
+
+
+def _unit_pulls(chart: EuclideanChart, X: Array) -> np.ndarray:
+    """Gradients with respect to W of single residuals, which no sum has rounded: shape (N, m, n)."""
+    W1, W2 = chart.template.factors
+    outputs = lambda W: chart._observed(jnp.ravel(jax.vmap(MatrixFactorization([W]))(X)))
+    with jax.ensure_compile_time_eval():
+        found, back = jax.vjp(outputs, jnp.zeros((W2.shape[0], W1.shape[1])))
+        return np.asarray(jax.lax.map(lambda c: back(c)[0], jnp.eye(found.size)))
+
+
+def _coupling(pulls: np.ndarray, columns: Any, symmetric_only: bool) -> float:
+    """The largest entry between two spaces of the H of `pulls`, or of their symmetric parts if only those are met,
+    relative to the largest of all."""
+    if symmetric_only:
+        pulls = (pulls + np.swapaxes(pulls, 1, 2)) / 2
+    n = pulls.shape[2]
+    half = [C[n:].T @ pulls @ D[:n] for C in columns for D in columns]
+    K = len(columns)
+    apart = [half[k * K + j] + np.swapaxes(half[j * K + k], 1, 2) for k in range(K) for j in range(k)]
+    return max(float(np.max(np.abs(v))) for v in apart) / float(np.max(np.abs(pulls)))
 
 
 def _symmetric_pulls(chart: EuclideanChart, X: Array, targets: Array) -> np.ndarray:

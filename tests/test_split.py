@@ -143,6 +143,28 @@ def test_spaces_that_are_invariant_but_for_rounding():
     assert int(run(0.1).status_code) == Status.success
 
 
+@pytest.mark.parametrize("size", [1e-8, 1e-11])
+def test_couplings_that_are_small_are_not_dropped(size):
+    """Columns of X of different sizes: spaces were taken for invariant that are not, and the second never learned."""
+    X, targets = np.diag([1.0, size]), np.array([[1.0, 0.5], [0.7, 1.0]])
+    rng = np.random.default_rng(0)
+    run = flow([0.5 * rng.normal(size=(2, 2)) for _ in range(2)], X, targets, [1.0, 1e2 / size], throw=False)
+    assert not isinstance(run.flow.chart, SplitChart)
+    slightly = MEASURED + 1e-11 * np.triu(MEASURED)
+    assert not isinstance(flow([FIRST, SECOND], slightly, SEEN, [0.1]).flow.chart, SplitChart)
+
+
+def test_completions_and_batches_inside_of_jit():
+    seen = np.ma.masked_array(TARGET, [[False, False, True], [False, False, False], [True, False, False]])
+    end = lambda F: flow([F, 0.1 * SECOND], np.eye(3), seen, [2.0], throw=False).final.product
+    np.testing.assert_allclose(jax.jit(end)(0.1 * FIRST), end(0.1 * FIRST), rtol=1e-9)
+    steps = lambda F: gflow.gradient_descent(
+        MatrixFactorization([F, 0.1 * SECOND]), MEASURED, SEEN, loss=SUM, step=0.01, steps=20, batch_size=2,
+        key=jax.random.key(0), throw=False,
+    ).final.product  # fmt: skip
+    np.testing.assert_allclose(jax.jit(steps)(0.1 * FIRST), steps(0.1 * FIRST), rtol=1e-12)
+
+
 def test_restart_from_a_plateau_where_units_are_mixed():
     """Parts are found with more digits than float64 has, exactly."""
     unit = np.array([1.0, 0.5, -0.25])
