@@ -39,14 +39,15 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
     start = getattr(chart, "template", None)
     if isinstance(chart, AlignedChart) or not isinstance(start, MatrixFactorization) or not isinstance(loss, Square):
         return traj
-    if isinstance(chart, SplitChart) and multiples_of_identity(start):
-        # What tells one from the other is a coordinate.
-        return traj
-    if isinstance(chart, SplitChart) and not chart.exact:
+    in_parts = isinstance(chart, SplitChart)
+    if multiples_of_identity(start):
+        if in_parts:
+            # What tells one from the other is a coordinate.
+            return traj
+        traj = _failed(traj, _told_apart_by_rounding(start, traj.model.product, jnp.asarray(rtol)), Status.seeded)
+    if in_parts and not chart.exact:
         # Parts that the data tell apart but for rounding seed each other by that.
         traj = _failed(traj, chart.has_faint_parts(targets), Status.seeded)
-    if multiples_of_identity(start):
-        traj = _failed(traj, _told_apart_by_rounding(start, traj.model.product, jnp.asarray(rtol)), Status.seeded)
     if isinstance(chart, SymmetricChart):
         whole = EuclideanChart(start, jnp.zeros(()), observed)
         grown = _from_rounding(start, traj.model.product, whole, X, targets, jnp.asarray(rtol))
@@ -55,13 +56,12 @@ def checked(traj: Trajectory, X: Any, targets: Any, observed: Any, rtol: Any) ->
     if len(shapes) < 2 or any(shape != (n, m) for shape, (m, n) in zip(shapes, reversed(shapes), strict=True)):
         return traj
     saves, mirror = traj.model, mirror_of(start)
-    if isinstance(chart, EuclideanChart) and not isinstance(chart, SplitChart):
-        plain = EuclideanChart(start, jnp.zeros(()), observed)
-        near = _nearly_mirrored(start, saves.product, plain, X, targets, jnp.asarray(rtol))
-        traj = _failed(traj, near, Status.seeded)
     if mirror is not None:
         start, saves = (_turned(model, mirror) for model in (start, saves))
-    lost = _broken(start, saves, EuclideanChart(start, jnp.zeros(()), observed), X, targets, jnp.asarray(rtol))
+    whole = EuclideanChart(start, jnp.zeros(()), observed)
+    lost, seeded = _broken(start, saves, whole, X, targets, jnp.asarray(rtol))
+    if isinstance(chart, EuclideanChart) and not in_parts:
+        traj = _failed(traj, seeded, Status.seeded)
     return _failed(traj, lost, Status.symmetry_broken)
 
 
@@ -90,25 +90,31 @@ def _largest(v: Array) -> Array:
 @eqx.filter_jit
 def _broken(
     start: MatrixFactorization, saves: Any, chart: EuclideanChart, X: Array, targets: Array, rtol: Array
-) -> Bool[Array, ""]:
+) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether a symmetry of the start is lost; and whether factors that are nearly mirrored have learned a sign of
+    eigenvalues that mirrored ones keep, of which rounding decides when."""
     at_zero, whole, symmetric = _observed_by(chart, X, targets)
     apart = lambda E: _largest(E - jnp.swapaxes(E, -1, -2))
     size = jnp.max(jnp.stack([_largest(W) for W in saves.factors]))
     gone = lambda misses, size: jnp.max(jnp.stack(misses)) > (10 * rtol + _KEPT) * size
     mirror = lambda W, V: _largest(W - jnp.swapaxes(V, -1, -2))
-    mirrored = [mirror(*pair) == 0 for pair in zip(start.factors, reversed(start.factors), strict=True)]
+    misses = jnp.stack([mirror(*pair) for pair in zip(start.factors, reversed(start.factors), strict=True)])
     off_mirror = gone([mirror(*pair) for pair in zip(saves.factors, reversed(saves.factors), strict=True)], size)
-    lost = symmetric & jnp.all(jnp.stack(mirrored)) & off_mirror
-    if len(start.factors) % 2 == 0:
-        kept = symmetric & _balanced(start)
-        gained = lambda: _gained(start.product, saves.product, rtol)
-        lost = lost | jax.lax.cond(kept, gained, lambda: jnp.asarray(False))
+    lost = symmetric & jnp.all(misses == 0) & off_mirror
+    apart_at_start, largest = jnp.max(misses), jnp.max(jnp.stack([_largest(W) for W in start.factors]))
+    # Measured: rounding shifts what is learned by a twentieth of its share of the difference.
+    unknown = float(jnp.finfo(float).eps) * largest > jnp.where(rtol > 0, 100 * rtol, 1e-3) * apart_at_start
+    near = symmetric & (apart_at_start > 0) & unknown
+    balanced = symmetric & (_balanced(start) if len(start.factors) % 2 == 0 else jnp.asarray(False))
+    gained = lambda: _gained(start.product, saves.product, rtol)
+    gained = jax.lax.cond(near | balanced, gained, lambda: jnp.asarray(False))
+    lost, seeded = lost | (balanced & gained), near & gained
     if any(W.shape != at_zero.shape for W in start.factors):
-        return lost
+        return lost, seeded
     multiples = [_largest(W - W[0, 0] * jnp.eye(len(W))) == 0 for W in start.factors]
     turned = [_largest(W @ at_zero - at_zero @ W) for W in saves.factors]
     off_vectors = gone(turned, size * jnp.linalg.norm(at_zero)) | gone([apart(W) for W in saves.factors], size)
-    return lost | (whole & jnp.all(jnp.stack(multiples)) & off_vectors)
+    return lost | (whole & jnp.all(jnp.stack(multiples)) & off_vectors), seeded
 
 
 @eqx.filter_jit
@@ -137,23 +143,7 @@ def _told_apart_by_rounding(start: MatrixFactorization, after: Array, rtol: Arra
     apart = jnp.diff(squares)
     least = jnp.min(jnp.where(apart > 0, apart, jnp.inf), initial=jnp.inf)
     unknown = 4 * float(jnp.finfo(float).eps) * squares[-1] > jnp.where(rtol > 0, 10 * rtol, 1e-4) * least
-    return unknown & _gained(start.product, (after + jnp.swapaxes(after, 1, 2)) / 2, rtol)
-
-
-@eqx.filter_jit
-def _nearly_mirrored(
-    start: MatrixFactorization, after: Array, chart: EuclideanChart, X: Array, targets: Array, rtol: Array
-) -> Bool[Array, ""]:
-    """The same of factors that are nearly each other's transposes in reverse order."""
-    _, _, symmetric = _observed_by(chart, X, targets)
-    pairs = list(zip(start.factors, reversed(start.factors), strict=True))
-    apart = jnp.max(jnp.stack([_largest(W - V.T) for W, V in pairs]))
-    size = jnp.max(jnp.stack([_largest(W) for W, _ in pairs]))
-    # Measured: rounding shifts what is learned by a twentieth of its share of the difference.
-    unknown = float(jnp.finfo(float).eps) * size > jnp.where(rtol > 0, 100 * rtol, 1e-3) * apart
-    before = (start.product + start.product.T) / 2
-    gained = _gained(before, (after + jnp.swapaxes(after, 1, 2)) / 2, rtol)
-    return symmetric & (apart > 0) & unknown & gained
+    return unknown & _gained(start.product, after, rtol)
 
 
 def _observed_by(
@@ -183,7 +173,7 @@ def _balanced(model: MatrixFactorization) -> Bool[Array, ""]:
 
 
 def _gained(before: Array, after: Array, rtol: Array) -> Bool[Array, ""]:
-    """Whether more eigenvalues of any save are positive, or negative, than of the start."""
+    """Whether more eigenvalues of any save, of its symmetric part, are positive, or negative, than of the start."""
     ends = jnp.linalg.eigvalsh(jnp.concatenate([before[None], jnp.nan_to_num(after)]))
     size = jnp.max(jnp.abs(ends), axis=1, keepdims=True)
     least = jnp.append(0.0, jnp.broadcast_to(10 * rtol + _KEPT, (len(ends) - 1,)))[:, None] * size

@@ -129,7 +129,7 @@ def gradient_flow(
     elif eta is None:
         engine, flow = _SMOOTH, graded_flow(model, X, targets, loss, observed)
         if flow is None:
-            chart = in_hidden_units(chart_of(model, X, targets, loss, observed), X, targets, loss, exact=True)
+            chart = in_hidden_units(chart_of(model, X, targets, loss, observed), X, targets, loss, balances=True)
             flow = Flow(chart, X, targets, loss)
     else:
         engine, flow = _SMOOTH, _modified(model, X, targets, loss, observed, solver, eta)
@@ -174,14 +174,15 @@ def gradient_flow(
         run = lambda p, s, budget, solver, steps, aims=aims: advance(
             flow, p, s, clock, aims, solver, rtol, jnp.asarray(budget), steps
         )
-        attempt = functools.partial(run, s=saves, budget=1, steps=limit + _MORE, aims=jnp.full_like(aims, jnp.inf))
+        attempt = functools.partial(run, s=saves, budget=1, steps=limit + _MORE)
 
         def look(position: Any, solver: Any) -> None:
             nonlocal chattering
             report(position)
             if kinked and not chattering and int(position.steps) >= _FEW_STEPS:
                 here = driver.with_status(position, Status.running)
-                chattering = chatters(flow, here, lambda p: attempt(p, solver=solver)[0])
+                beyond = jnp.full_like(aims, jnp.inf)
+                chattering = chatters(flow, here, lambda p: attempt(p, solver=solver, aims=beyond)[0])
 
         for k, phase in enumerate(phases):
             if k > 0:
@@ -244,7 +245,7 @@ def _modified(
     chart = descent_chart_of(model, observed)
     if not hasattr(model, "descent_chart"):
         # The same chart, with a unit of length for a start at zero.
-        chart = in_hidden_units(chart_of(model, X, targets, loss, observed), X, targets, loss, exact=False)
+        chart = in_hidden_units(chart_of(model, X, targets, loss, observed), X, targets, loss, balances=False)
     return ModifiedFlow(chart, X, targets, loss, jnp.asarray(eta, float))
 
 

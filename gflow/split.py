@@ -8,7 +8,7 @@ that share neither a row nor a column, those of each block. What has been learne
 what is yet to be learned in another, if hidden units were turned as a whole (see `gflow.turned`): here the hidden space
 of each part is turned by itself.
 
-The spaces are found from two random H: those of their algebra's generic element, joined where the two connect them.
+The spaces are found from random H: those of a generic element of their algebra, joined where some H connects them.
 """
 
 from typing import Any
@@ -26,11 +26,20 @@ from .losses import AbstractLoss, Square
 from .mirror import mirror_of
 from .mixed_units import apart, mixed
 from .models import MatrixFactorization
-from .symmetric import probes, pull_of, pulls_are_symmetric, symmetric, unturned_if_large
+from .symmetric import (
+    measures_symmetrically,
+    probes,
+    pull_of,
+    pulls_are_symmetric,
+    symmetric,
+    unturned_if_large,
+)
 from .turned import cut, turn_hidden, turned, TurnedChart
 
-# Relative to H, what rounding makes of a connection that is none.
+# Below, relative to H, the search for spaces sees no connection; whether there is one is asked of what it finds.
 _NONE = 1e-10
+# Random H that the search is made of, and those that are asked: what is generic shows in any.
+_MOST_PULLS, _TRIED = 64, 4
 # What rounding of data leaves between two spaces.
 _ROUNDING = 1e-13
 # Beside what is learned.
@@ -107,55 +116,51 @@ class SplitChart(TurnedChart):
         return self._joined(G, Q), jax.vmap(self._joined)(F, still)
 
 
-def split(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole: bool, exact: bool) -> AbstractChart:
+def split(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole: bool, balances: bool) -> AbstractChart:
     """The chart of two factors in parts, where there are several; any other chart as it is. `whole`: whether the pulls
-    are of all samples, or of a batch that is as symmetric; `exact`: whether it is for the flow itself, which keeps
-    W_1 W_1^T - W_2^T W_2."""
-    if type(chart) is not EuclideanChart or not isinstance(loss, Square) or isinstance(X, Tracer):
+    are of all samples, or of a batch that is as symmetric; `balances`: whether what is followed keeps
+    W_1 W_1^T - W_2^T W_2, as the flow itself does."""
+    if type(chart) is not EuclideanChart or not isinstance(loss, Square):
         return chart
     model = chart.template
     if not isinstance(model, MatrixFactorization) or len(model.factors) != 2:
         return chart
-    mirrored = mirror_of(model) is not None
-    if isinstance(chart.observed, Tracer):
+    if any(isinstance(v, Tracer) for v in (X, chart.observed)):
         return chart
-    stays = whole and (mirrored or (exact and multiples_of_identity(model)))
+    mirrored = mirror_of(model) is not None
+    stays = whole and (mirrored or (balances and multiples_of_identity(model)))
     stays = stays and not isinstance(targets, Tracer) and pulls_are_symmetric(chart, X, targets)
-    if stays:
-        # Then W stays symmetric, and only pulls there are met. Of two mirrored parts see `gflow.symmetric`.
-        spaces = invariant_spaces(_symmetric_pulls(chart, X, targets))
-        if len(spaces) <= 2 and mirrored:
-            return chart
-    else:
-        spaces = invariant_spaces(_any_pulls(chart, X))
-    if len(spaces) < 2:
+    # Where W stays symmetric only pulls there are met. Of two mirrored parts see `gflow.symmetric`.
+    pulls = _symmetric_pulls(chart, X, targets) if stays else _any_pulls(chart, X)
+    spaces = invariant_spaces(pulls)
+    if len(spaces) < 2 or (stays and mirrored and len(spaces) == 2):
         return chart
     columns, scales = zip(*map(_as_columns, spaces), strict=True)
+    coupling = _coupling(pulls, columns)
+    exact = coupling == 0 and all(np.array_equal(C, np.round(C)) for C in columns)
+    unknown = any(isinstance(v, Tracer) for v in (targets, *model.factors))
+    if not exact and (coupling > _ROUNDING or unknown):
+        return chart
     begin = None
     if not any(isinstance(W, Tracer) for W in model.factors):
         begin = _begin([np.asarray(W) for W in model.factors], columns, scales)
-    coupling = _coupling(_unit_pulls(chart, X), columns, symmetric_only=stays)
-    exact_spaces = coupling == 0 and all(np.array_equal(C, np.round(C)) for C in columns)
-    unknown = any(isinstance(v, Tracer) for v in (targets, *model.factors))
-    if not exact_spaces and (coupling > _ROUNDING or unknown):
-        return chart
     columns, scales = (tuple(map(jnp.asarray, v)) for v in (columns, scales))
     parts = SplitChart(
-        model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales, exact=exact_spaces
+        model, chart.floor, chart.observed, begin=begin, columns_of=columns, scale_of=scales, exact=exact
     )
     # Parts that the data keep apart but for their rounding are followed only to be told of (see `gflow.invariance`).
-    return parts if exact_spaces or bool(parts.has_faint_parts(targets)) else chart
+    return parts if exact or bool(parts.has_faint_parts(targets)) else chart
 
 
-def in_hidden_units(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, exact: bool) -> AbstractChart:
+def in_hidden_units(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, balances: bool) -> AbstractChart:
     """The chart of a factorization that keeps the digits of its hidden units; any other chart as it is."""
-    return turned(symmetric(split(chart, X, targets, loss, True, exact), X, targets, loss))
+    return turned(symmetric(split(chart, X, targets, loss, True, balances), X, targets, loss))
 
 
 def for_steps(chart: AbstractChart, X: Any, targets: Any, loss: AbstractLoss, whole: bool) -> AbstractChart:
     """The chart in which descent takes its steps: turns cost more than a step, and are taken where rounding would have
     a part in what grows."""
-    parts = split(chart, X, targets, loss, whole, exact=False)
+    parts = split(chart, X, targets, loss, whole, balances=False)
     unknown = isinstance(jnp.sum(chart.coordinates()) + targets[0], Tracer)
     if isinstance(parts, SplitChart) and (unknown or parts.has_small_units(targets)):
         return parts
@@ -168,66 +173,68 @@ def multiples_of_identity(model: MatrixFactorization) -> bool:
     return not any(isinstance(W, Tracer) for W in model.factors) and all(map(same, model.factors))
 
 
-def _any_pulls(chart: EuclideanChart, X: Array) -> np.ndarray:
-    """Gradients with respect to W of random residuals, as many as it takes: shape (n + m, m, n)."""
+def _any_pulls(chart: EuclideanChart, X: Array) -> Float[np.ndarray, "K m n"]:
+    """Gradients with respect to W of random residuals."""
     W1, W2 = chart.template.factors
+    n, m = W1.shape[1], W2.shape[0]
     outputs = lambda W: chart._observed(jnp.ravel(jax.vmap(MatrixFactorization([W]))(X)))
     with jax.ensure_compile_time_eval():
-        found, back = jax.vjp(outputs, jnp.zeros((W2.shape[0], W1.shape[1])))
-        draws = np.random.default_rng(1).normal(size=(W1.shape[1] + W2.shape[0], found.size))
-        return np.asarray(jax.vmap(lambda c: back(c)[0])(jnp.asarray(draws)))
+        found, back = jax.vjp(outputs, jnp.zeros((m, n)))
+        draws = np.random.default_rng(1).normal(size=(min(n + m, _MOST_PULLS), found.size))
+        pulls = np.asarray(jax.vmap(lambda c: back(c)[0])(jnp.asarray(draws)))
+    # Sums of symmetric measurements are symmetric but for the order in which they were rounded.
+    return _symmetric_part(pulls) if measures_symmetrically(X) else pulls
 
 
-def _unit_pulls(chart: EuclideanChart, X: Array) -> np.ndarray:
-    """Gradients with respect to W of single residuals, which no sum has rounded: shape (N, m, n)."""
-    W1, W2 = chart.template.factors
-    outputs = lambda W: chart._observed(jnp.ravel(jax.vmap(MatrixFactorization([W]))(X)))
-    with jax.ensure_compile_time_eval():
-        found, back = jax.vjp(outputs, jnp.zeros((W2.shape[0], W1.shape[1])))
-        return np.asarray(jax.lax.map(lambda c: back(c)[0], jnp.eye(found.size)))
-
-
-def _coupling(pulls: np.ndarray, columns: Any, symmetric_only: bool) -> float:
-    """The largest entry between two spaces of the H of `pulls`, or of their symmetric parts if only those are met,
-    relative to the largest of all."""
-    if symmetric_only:
-        pulls = (pulls + np.swapaxes(pulls, 1, 2)) / 2
-    n = pulls.shape[2]
-    half = [C[n:].T @ pulls @ D[:n] for C in columns for D in columns]
-    K = len(columns)
-    apart = [half[k * K + j] + np.swapaxes(half[j * K + k], 1, 2) for k in range(K) for j in range(k)]
-    return max(float(np.max(np.abs(v))) for v in apart) / float(np.max(np.abs(pulls)))
-
-
-def _symmetric_pulls(chart: EuclideanChart, X: Array, targets: Array) -> np.ndarray:
-    """Gradients with respect to W at random symmetric W, as many as it takes."""
+def _symmetric_pulls(chart: EuclideanChart, X: Array, targets: Array) -> Float[np.ndarray, "K n n"]:
+    """Gradients with respect to W at random symmetric W."""
     pull, size = pull_of(chart, X, targets), chart.template.factors[0].shape[1]
     with jax.ensure_compile_time_eval():
-        found = np.asarray(jax.vmap(pull)(jnp.asarray(probes(size, 2 * size))))
-    return (found + np.swapaxes(found, 1, 2)) / 2
+        return _symmetric_part(np.asarray(jax.vmap(pull)(jnp.asarray(probes(size, min(2 * size, _MOST_PULLS))))))
 
 
-def invariant_spaces(pulls: np.ndarray) -> list[np.ndarray]:
-    """Orthonormal bases of the spaces of hidden units' vectors, (n + m, b), that the H of random gradients `pulls`
-    (K, m, n) leave invariant; directions that none moves are one space."""
+def _symmetric_part(E: np.ndarray) -> np.ndarray:
+    return (E + np.swapaxes(E, 1, 2)) / 2
+
+
+def invariant_spaces(pulls: Float[np.ndarray, "K m n"]) -> list[np.ndarray]:
+    """Orthonormal bases of the spaces of hidden units' vectors, (n + m, b), that the H of random gradients leave
+    invariant, but for connections below `_NONE`; directions that none moves are one space."""
     from scipy.sparse.csgraph import connected_components
 
-    count, m, n = pulls.shape
-    H = np.zeros((count, n + m, n + m))
-    H[:, n:, :n], H[:, :n, n:] = pulls, np.swapaxes(pulls, 1, 2)
-    size = np.max(np.abs(H))
+    _, m, n = pulls.shape
+    size = max(float(np.linalg.norm(E, 2)) for E in pulls)
     if not 0 < size < np.inf:
         return [np.eye(n + m)]
-    H = H / size
-    # A generic element: of one H eigenvalues of zero may be shared by several spaces.
-    draws = np.random.default_rng(2).normal(size=(4, count))
-    A, B, C, D = np.einsum("ak,kij->aij", draws / count**0.5, H)
-    _, V = np.linalg.eigh(A + B @ B + C @ D + D @ C + B @ A @ B + C @ D @ C)
-    links = np.max(np.abs(V.T @ H @ V), axis=0) > _NONE * len(V)
+    pulls = pulls / size
+    # A generic element of the algebra of all H, since of one H eigenvalues of zero may be shared by several spaces: one
+    # H, and squares of many. What it does not join, any two H do.
+    weights = np.random.default_rng(2).uniform(1.0, 2.0, size=len(pulls)) / len(pulls)
+    generic = _acting(pulls[:1])[0]
+    generic[:n, :n] += np.einsum("k,kij,kil->jl", weights, pulls, pulls, optimize=True)
+    generic[n:, n:] += np.einsum("k,kij,klj->il", weights, pulls, pulls, optimize=True)
+    _, V = np.linalg.eigh(generic)
+    links = np.max(np.abs(V.T @ _acting(pulls[:_TRIED]) @ V), axis=0) > _NONE * len(V)
     still = ~np.any(links, axis=1)
     links[np.ix_(still, still)] = True
     spaces, label = connected_components(links, directed=False)
     return [V[:, label == k] for k in range(spaces)]
+
+
+def _acting(pulls: Float[np.ndarray, "K m n"]) -> Float[np.ndarray, "K z z"]:
+    """H of each, but for its sign."""
+    count, m, n = pulls.shape
+    H = np.zeros((count, n + m, n + m))
+    H[:, n:, :n], H[:, :n, n:] = pulls, np.swapaxes(pulls, 1, 2)
+    return H
+
+
+def _coupling(pulls: Float[np.ndarray, "K m n"], columns: Any) -> float:
+    """The largest entry of some H between two spaces, relative to the largest of all. Where columns hold whole numbers
+    it is exactly zero if nothing couples them."""
+    C, label = np.concatenate(columns, axis=1), np.repeat(np.arange(len(columns)), [c.shape[1] for c in columns])
+    between = C.T @ _acting(pulls[:_TRIED]) @ C
+    return float(np.max(np.abs(between) * (label[:, None] != label[None])) / np.max(np.abs(pulls)))
 
 
 def _as_columns(basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -160,8 +160,11 @@ def probes(size: int, count: int = _PROBES) -> np.ndarray:
 def keeps_symmetry_in_batches(X: Any, batch_size: int) -> bool:
     """Whether the gradient of every batch is symmetric where that of all samples is: if all are in it, or each is of a
     symmetric measurement."""
-    if batch_size == len(X):
-        return True
+    return batch_size == len(X) or measures_symmetrically(X)
+
+
+def measures_symmetrically(X: Any) -> bool:
+    """Whether X is known to hold symmetric measurements."""
     return X.ndim == 3 and not isinstance(X, Tracer) and np.array_equal(X, np.swapaxes(X, 1, 2))
 
 
